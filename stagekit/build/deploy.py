@@ -1,0 +1,192 @@
+"""The straight-line driver: bundles and a profile to engines in the store and a deployment folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stagekit.build.engines import Builder, BuiltEngine
+from stagekit.build.place import Output, check_task, head_graph, spm_graph, stage_graph
+from stagekit.bundle import (
+    Boundary,
+    DeployedPrompt,
+    DeployedStage,
+    DeployedTask,
+    DeployManifest,
+    EngineEntry,
+    Frame,
+    StagesManifest,
+    TaskManifest,
+    read_graph,
+    read_manifest,
+    write_manifest,
+    writing,
+)
+from stagekit.errors import BundleError, UsageError
+from stagekit.versions import tool_versions
+
+ENGINES = "engines"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a compilation made.
+
+    Args:
+        manifest: of the deployment; it is also what would be written where none was.
+        engines: in the order of building.
+    """
+
+    manifest: DeployManifest
+    engines: tuple[BuiltEngine, ...]
+
+
+def compile_bundles(
+    stages: Path, tasks: Sequence[Path], builder: Builder, destination: Path | None = None, output: Output = "labels"
+) -> Compiled:
+    """Compiles frozen stages, then tasks; writes a deployment if it is told where.
+
+    Raises:
+        BundleError: a bundle is damaged, a task is for another backbone, or two tasks have one name.
+        CompileError, StoreError, TargetUnavailable: see :class:`Builder`.
+    """
+    bundle = read_manifest(stages, StagesManifest)
+    manifests = [(task, read_manifest(task, TaskManifest)) for task in tasks]
+    boundaries = {s.boundary.name: s.boundary for s in bundle.stages}
+    _check_names([m.name for _, m in manifests])
+    for task, made in manifests:
+        check_task(task, made, bundle.backbone.id, boundaries)
+    engines, deployed_stages = _stages(stages, bundle, builder)
+    deployed_tasks: list[DeployedTask] = []
+    for task, made in manifests:
+        built, deployed = _task(task, made, boundaries, bundle.frame, builder, output)
+        engines += built
+        deployed_tasks.append(deployed)
+    manifest = DeployManifest(
+        name=destination.name.removesuffix(".deploy") if destination else bundle.name,
+        target=builder.target.name,
+        profile=builder.profile.to_dict(),
+        toolchain=builder.target.toolchain(builder.profile),
+        device=builder.target.device(builder.profile),
+        backbone=bundle.backbone.id,
+        frame=bundle.frame,
+        stages=tuple(deployed_stages),
+        tasks=tuple(deployed_tasks),
+        engines=_entries(engines),
+        tools=tool_versions("stagekit"),
+    )
+    if destination is not None:
+        builder.progress(f"writing {destination}")
+        with writing(destination) as folder:
+            for entry in manifest.engines:
+                builder.store.export_entry(entry.digest, folder / ENGINES / entry.digest)
+            write_manifest(folder, manifest)
+        builder.store.register_root(destination.absolute())
+    return Compiled(manifest, tuple(engines))
+
+
+def compile_into(deployment: Path, tasks: Sequence[Path], builder: Builder, output: Output = "labels") -> Compiled:
+    """Adds tasks to a deployment (or replaces those of the same name); its stage engines are not touched.
+
+    Raises:
+        UsageError: the builder's profile is not the deployment's.
+        BundleError, CompileError, StoreError, TargetUnavailable: as :func:`compile_bundles`.
+    """
+    manifest = read_manifest(deployment, DeployManifest)
+    if builder.profile.to_dict() != manifest.profile:
+        raise UsageError("a deployment keeps the profile that it was made with", where=deployment)
+    boundaries = {s.boundary.name: s.boundary for s in manifest.stages}
+    read = [(task, read_manifest(task, TaskManifest)) for task in tasks]
+    _check_names([m.name for _, m in read])
+    for task, found in read:
+        check_task(task, found, manifest.backbone, boundaries)
+    engines: list[BuiltEngine] = []
+    deployed = {t.name: t for t in manifest.tasks}
+    for task, found in read:
+        built, added = _task(task, found, boundaries, manifest.frame, builder, output)
+        engines += built
+        deployed[added.name] = added
+    known = {e.digest: e for e in (*manifest.engines, *_entries(engines))}
+    needed = _needed(manifest.stages, deployed.values())
+    updated = manifest.model_copy(
+        update={"tasks": tuple(deployed.values()), "engines": tuple(known[d] for d in known if d in needed)}
+    )
+    for entry in updated.engines:
+        if not (deployment / ENGINES / entry.digest).is_dir():
+            builder.store.export_entry(entry.digest, deployment / ENGINES / entry.digest)
+    write_manifest(deployment, updated)
+    for folder in (deployment / ENGINES).iterdir():
+        if folder.name not in needed:
+            shutil.rmtree(folder)
+    return Compiled(updated, tuple(engines))
+
+
+def _stages(stages: Path, bundle: StagesManifest, builder: Builder) -> tuple[list[BuiltEngine], list[DeployedStage]]:
+    engines: list[BuiltEngine] = []
+    deployed: list[DeployedStage] = []
+    takes = [(bundle.frame.spec.name, bundle.frame.spec.layout)]
+    for entry in bundle.stages:
+        graph = stage_graph(read_graph(stages, entry), takes, entry.boundary)
+        built = builder.build(entry.name, graph)
+        engines.append(built)
+        boundary = entry.boundary.model_copy(
+            update={
+                "tensors": tuple(
+                    replace(s, layout=s.layout or t.layout)
+                    for s, t in zip(built.outputs, entry.boundary.tensors, strict=True)
+                )
+            }
+        )
+        deployed.append(DeployedStage(name=entry.name, engine=built.digest, boundary=boundary))
+        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
+    return engines, deployed
+
+
+def _task(
+    task: Path,
+    manifest: TaskManifest,
+    boundaries: dict[str, Boundary],
+    frame: Frame,
+    builder: Builder,
+    output: Output,
+) -> tuple[list[BuiltEngine], DeployedTask]:
+    engines: list[BuiltEngine] = []
+    prompts: list[DeployedPrompt] = []
+    before: Boundary | None = None
+    for index, entry in enumerate(manifest.prompts):
+        boundary = boundaries[entry.boundary]
+        graph = spm_graph(task, entry, boundary, before, len(manifest.classes))
+        engines.append(builder.build(f"{manifest.name}/spm{index}", graph))
+        prompts.append(DeployedPrompt(boundary=entry.boundary, engine=engines[-1].digest))
+        before = boundary
+    engines.append(builder.build(f"{manifest.name}/head", head_graph(task, manifest.head, boundaries, frame, output)))
+    deployed = DeployedTask(
+        name=manifest.name,
+        classes=manifest.classes,
+        resize=manifest.resize or frame.resize,
+        prompts=tuple(prompts),
+        head=engines[-1].digest,
+        reads=manifest.head.reads,
+        output=output,
+        metrics=manifest.metrics,
+    )
+    return engines, deployed
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise BundleError(f"two tasks are called {twice[0]!r}; a deployment tells them apart by name")
+
+
+def _entries(engines: Sequence[BuiltEngine]) -> tuple[EngineEntry, ...]:
+    return tuple({e.digest: EngineEntry(digest=e.digest, bytes=e.bytes) for e in engines}.values())
+
+
+def _needed(stages: Sequence[DeployedStage], tasks: Iterable[DeployedTask]) -> set[str]:
+    needed = {s.engine for s in stages}
+    for task in tasks:
+        needed |= {task.head, *(p.engine for p in task.prompts)}
+    return needed

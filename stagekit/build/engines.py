@@ -1,0 +1,99 @@
+"""One graph to one engine in the store: the key, the look-up, and the build on a miss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagekit.errors import CompileError
+from stagekit.graph import Graph, TensorSpec
+from stagekit.store import EngineKey, Store
+from stagekit.target import EngineBlob, Profile, Progress, Target, silent
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine in the store, and how it came there.
+
+    Args:
+        graph: what it is, for people: ``stage2``, ``landcover/spm0``, ``landcover/head``.
+        digest: its key in the store.
+        cached: found, not built.
+        seconds: looking up (contents verified) or building took.
+        bytes: size of its files.
+    """
+
+    graph: str
+    fingerprint: str
+    digest: str
+    cached: bool
+    seconds: float
+    bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds for one target with one profile into one store."""
+
+    target: Target
+    profile: Profile
+    store: Store
+    progress: Progress = silent
+
+    def key(self, graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> EngineKey:
+        return EngineKey(
+            graph=graph.fingerprint,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            target=self.target.name,
+            profile=self.profile.digest(self.target),
+            toolchain=self.target.toolchain(self.profile),
+            device=self.target.device(self.profile),
+        )
+
+    def build(
+        self,
+        name: str,
+        graph: Graph,
+        inputs: Sequence[TensorSpec] | None = None,
+        outputs: Sequence[TensorSpec] | None = None,
+    ) -> BuiltEngine:
+        """The engine of a graph, from the store or built now.
+
+        Args:
+            inputs: edge formats; the graph's own by default.
+            outputs: likewise.
+
+        Raises:
+            CompileError: the target cannot build a node, or its builder fails; nothing is stored.
+            TargetUnavailable: the engine is not in the store and cannot be built here.
+        """
+        inputs, outputs = inputs or graph.inputs, outputs or graph.outputs
+        key = self.key(graph, inputs, outputs)
+
+        def compile_into(workdir: Path) -> EngineBlob:
+            self.progress(f"compiling {name}")
+            self._check_supported(name, graph)
+            return self.target.compile(graph, inputs, outputs, self.profile, workdir, self.progress)
+
+        stored = self.store.get_or_build(key, compile_into, self.progress)
+        return BuiltEngine(
+            name,
+            key.graph,
+            key.digest,
+            stored.cached,
+            stored.seconds,
+            stored.bytes,
+            stored.blob.inputs,
+            stored.blob.outputs,
+        )
+
+    def _check_supported(self, name: str, graph: Graph) -> None:
+        problems = self.target.supports(graph, self.profile)
+        if problems:
+            listed = "; ".join(f"{p.node} ({p.op}): {p.why}" for p in problems[:10])
+            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+            raise CompileError(f"{self.target.name} cannot build {name}: {listed}{more}", where=graph.source)

@@ -1,0 +1,111 @@
+"""A task's graphs at the place where they will run: sizes bound, tokens as the backbone has them, labels out.
+
+A ``.task`` is made for a backbone, not for an input size: its graphs have symbolic sizes and speak of maps.
+Here they meet the boundaries of one bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from stagekit.bundle import Boundary, Frame, HeadEntry, PromptEntry, TaskManifest, read_graph
+from stagekit.errors import BundleError
+from stagekit.graph import Graph
+from stagekit.graph.labels import with_labels
+from stagekit.graph.shapes import BATCH, bind
+from stagekit.graph.tokens import TokenGrid, over_tokens
+from stagekit.target import nearest
+
+Output = Literal["labels", "logits"]
+
+
+def stage_graph(graph: Graph, inputs: Sequence[tuple[str, str]], boundary: Boundary) -> Graph:
+    """A stage's graph with the axis names of its edges.
+
+    Args:
+        inputs: (name, layout) of what it takes.
+    """
+    return replace(graph, layouts={**dict(inputs), **{t.name: t.layout for t in boundary.tensors}})
+
+
+def spm_graph(task: Path, entry: PromptEntry, boundary: Boundary, before: Boundary | None, classes: int) -> Graph:
+    """An SPM's graph at a boundary.
+
+    Args:
+        before: the prompted boundary whose semantic map comes in; ``None`` for a task's first SPM.
+
+    Raises:
+        BundleError: the SPM was not made for this boundary's width or number of classes.
+    """
+    graph = read_graph(task, entry)
+    shapes: dict[str, tuple[int | str, ...]] = {"feature": (BATCH, boundary.channels, *_grid(boundary))}
+    if before is not None:
+        shapes["semantic"] = (BATCH, classes, *_grid(before))
+    _check_inputs(graph, shapes, task, entry.graph)
+    bound = _laid_out(bind(graph, shapes))
+    if boundary.prefix is None:
+        return bound
+    return over_tokens(bound, {"feature": _tokens(boundary)}, {"prompted": "feature"})
+
+
+def head_graph(task: Path, entry: HeadEntry, boundaries: Mapping[str, Boundary], frame: Frame, output: Output) -> Graph:
+    """A head's graph over the boundaries that it reads, giving labels in the frame's size or raw logits."""
+    graph = read_graph(task, entry)
+    read = {name: boundaries[name] for name in entry.reads}
+    shapes = {name: (BATCH, b.channels, *_grid(b)) for name, b in read.items()}
+    _check_inputs(graph, shapes, task, entry.graph)
+    bound = _laid_out(bind(graph, shapes))
+    tokens = {name: _tokens(b) for name, b in read.items() if b.prefix is not None}
+    bound = over_tokens(bound, tokens, {}) if tokens else bound
+    return with_labels(bound, frame.height, frame.width) if output == "labels" else bound
+
+
+def check_task(task: Path, manifest: TaskManifest, backbone: str, boundaries: Mapping[str, Boundary]) -> None:
+    """The task must be made for this backbone, and its boundaries must exist in this bundle.
+
+    Raises:
+        BundleError: says which backbone or boundary was expected and found.
+    """
+    if manifest.backbone != backbone:
+        raise BundleError(
+            f"this task was made for the backbone {manifest.backbone[:16]}, the stages are of {backbone[:16]}",
+            where=task,
+            remedy="use the stages it was tuned on, or tune it again on these",
+        )
+    for name in [*(p.boundary for p in manifest.prompts), *manifest.head.reads]:
+        if name not in boundaries:
+            raise BundleError(f"the stages have no boundary {name!r}" + nearest(name, list(boundaries)), where=task)
+    order = [list(boundaries).index(p.boundary) for p in manifest.prompts]
+    if order != sorted(set(order)):
+        raise BundleError("its SPMs are not in the order of the boundaries", where=task)
+
+
+def _check_inputs(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], task: Path, file: str) -> None:
+    """Names and known widths must fit; sizes are open in the graph."""
+    have = {spec.name: spec for spec in graph.inputs}
+    for name, shape in shapes.items():
+        spec = have.get(name)
+        if spec is None or len(spec.shape) != 4 or (isinstance(spec.shape[1], int) and spec.shape[1] != shape[1]):
+            found = f"found {spec}" if spec else f"its inputs are {', '.join(have)}"
+            raise BundleError(f"{file} must take {name!r} with {shape[1]} channels; {found}", where=task)
+    if surplus := have.keys() - shapes.keys():
+        raise BundleError(f"{file} has inputs that nothing fills: {', '.join(sorted(surplus))}", where=task)
+
+
+def _laid_out(graph: Graph) -> Graph:
+    return replace(graph, layouts={s.name: "NCHW" for s in (*graph.inputs, *graph.outputs) if len(s.shape) == 4})
+
+
+def _grid(boundary: Boundary) -> tuple[int, int]:
+    if boundary.grid is None:
+        raise BundleError(f"the boundary {boundary.name!r} is no map and no token grid; it cannot be prompted or read")
+    return boundary.grid
+
+
+def _tokens(boundary: Boundary) -> TokenGrid:
+    height, width = _grid(boundary)
+    assert boundary.prefix is not None
+    return TokenGrid(height, width, boundary.prefix)

@@ -1,0 +1,47 @@
+"""What is shipped: backbone (``*.stages``), task (``*.task``) and deployment (``*.deploy``) folders."""
+
+from stagekit.bundle.folder import MANIFEST, read_graph, read_manifest, write_manifest, writing
+from stagekit.bundle.manifest import (
+    BackboneFacts,
+    Boundary,
+    ClassEntry,
+    DeployedPrompt,
+    DeployedStage,
+    DeployedTask,
+    DeployManifest,
+    EngineEntry,
+    Frame,
+    GraphEntry,
+    HeadEntry,
+    Manifest,
+    Metric,
+    PromptEntry,
+    StageEntry,
+    StagesManifest,
+    TaskManifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "BackboneFacts",
+    "Boundary",
+    "ClassEntry",
+    "DeployManifest",
+    "DeployedPrompt",
+    "DeployedStage",
+    "DeployedTask",
+    "EngineEntry",
+    "Frame",
+    "GraphEntry",
+    "HeadEntry",
+    "Manifest",
+    "Metric",
+    "PromptEntry",
+    "StageEntry",
+    "StagesManifest",
+    "TaskManifest",
+    "read_graph",
+    "read_manifest",
+    "write_manifest",
+    "writing",
+]

@@ -1,0 +1,128 @@
+"""Bundles as folders: read with every check, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from stagekit import graph
+from stagekit.bundle.manifest import GraphEntry, Manifest
+from stagekit.errors import BundleError, StagekitError
+from stagekit.graph import Graph
+
+MANIFEST = "manifest.json"
+
+M = TypeVar("M", bound=Manifest)
+
+
+def read_manifest(folder: Path, kind: type[M]) -> M:
+    """The validated manifest of a bundle.
+
+    Raises:
+        BundleError: no such folder, no manifest, another kind of bundle, an unknown schema, or wrong contents.
+    """
+    expected = kind.model_fields["kind"].default
+    path = folder / MANIFEST
+    if not path.is_file():
+        found = "no such folder" if not folder.exists() else f"expected a .{expected} folder with a {MANIFEST}"
+        raise BundleError(found, where=folder)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"the manifest is not JSON: {error}", where=path) from error
+    if not isinstance(data, dict) or data.get("kind") != expected:
+        raise BundleError(
+            f"expected a bundle of kind {expected!r}, found {data.get('kind') if isinstance(data, dict) else data!r}",
+            where=folder,
+        )
+    if data.get("schema") != 1:
+        raise BundleError(
+            f"its schema is {data.get('schema')!r}, this version of stagekit reads schema 1",
+            where=path,
+            remedy="use the stagekit version that wrote it, or make the bundle again",
+        )
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise BundleError(f"the manifest is not valid: {problems}", where=path) from error
+    except StagekitError as error:
+        raise BundleError(f"the manifest is not valid: {error.what}", where=path) from error
+
+
+def read_graph(folder: Path, entry: GraphEntry) -> Graph:
+    """A bundle's graph, proven to be the one that the manifest names.
+
+    Raises:
+        BundleError: the file is missing or its fingerprint differs.
+    """
+    loaded = graph.load(folder / entry.graph)
+    if loaded.fingerprint != entry.fingerprint:
+        raise BundleError(
+            f"the contents of {entry.graph} are not what the manifest says:"
+            f" fingerprint {loaded.fingerprint[:16]}, expected {entry.fingerprint[:16]}",
+            where=folder,
+            remedy="the file was changed or damaged: make the bundle again",
+        )
+    return loaded
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes (or replaces, atomically) the manifest of a bundle."""
+    text = json.dumps(manifest.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n"
+    path = folder / MANIFEST
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[Path]:
+    """A fresh folder that becomes ``destination`` when the block ends well and vanishes when it does not.
+
+    A bundle already there is replaced whole, at the end; anything else there is left alone.
+
+    Raises:
+        BundleError: something that is not a bundle stands at ``destination``, or it cannot be written.
+    """
+    if destination.exists() and not (destination / MANIFEST).is_file() and not _is_empty_folder(destination):
+        raise BundleError("this exists and is not a bundle; it will not be overwritten", where=destination)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise BundleError(f"cannot write there: {error.strerror}", where=destination) from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _replace_folder(temporary, destination)
+    except OSError as error:
+        raise BundleError(f"cannot write there: {error}", where=destination) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _replace_folder(new: Path, destination: Path) -> None:
+    if not destination.exists():
+        new.rename(destination)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
+    destination.rename(old / "bundle")
+    try:
+        new.rename(destination)
+    except OSError:
+        (old / "bundle").rename(destination)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,114 @@
+"""The command line: one file a verb, nothing imported until its verb runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+VERBS = {
+    "targets": "What this machine can compile for and run on.",
+    "partition": "Cut a model into frozen stages.",
+    "verify": "Compare the chain of stages with the uncut model.",
+    "tune": "Learn a task on a frozen backbone.",
+    "compile": "Compile stages once, and tasks onto them.",
+    "run": "Run tasks of a deployment on images.",
+    "inspect": "Show what is in a bundle, a deployment or an ONNX file.",
+    "store": "List, verify and clean the store of engines.",
+}
+"""Each verb with its line in ``stagekit --help``; the verb's module is imported when it runs."""
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 target unavailable, 4 bad artefact, 5 verification failed."
+
+
+class Verbs(click.Group):
+    """Lists the verbs without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"stagekit.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"stagekit {version('stagekit')}")
+        ctx.exit()
+
+
+@click.command(cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def stagekit() -> None:
+    """One frozen backbone, many tasks: compile the stages once, add tasks between them.
+
+    \b
+      stagekit partition lite0 --weights lite0.pth -o lite0.stages
+      stagekit compile lite0.stages landcover.task --target openvino -o lite0.deploy
+      stagekit run lite0.deploy photo.jpg -o out/
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point: runs a verb; a user's mistake is a message and an exit code, never a traceback."""
+    from stagekit.errors import StagekitError
+
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        code: Any = stagekit.main(given, prog_name="stagekit", standalone_mode=False)
+    except StagekitError as error:
+        _report(error.as_dict(), str(error), "--json" in given)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        if "--json" in given:
+            facts = {"error": "UsageError", "what": error.format_message(), "exit_code": 2}
+            _report(facts, "", as_json=True)
+        else:
+            error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        what = f"{error.filename}: {error.strerror}"
+        _report({"error": "OSError", "what": what, "exit_code": 1}, what, "--json" in given)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(facts: dict[str, Any], message: str, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        click.echo(f"error: {message}", err=True)

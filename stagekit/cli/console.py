@@ -1,0 +1,93 @@
+"""What all verbs share: results on stdout (text or JSON), progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from stagekit.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def emit(data: Any, text: str, as_json: bool) -> None:
+    """Prints a result: JSON alone, or the text made for people."""
+    click.echo(json.dumps(data, indent=1) if as_json else text)
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(message, err=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What is going on now: a spinner with the time on a terminal, lines elsewhere; always on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda text: click.echo(f"  {text}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("")
+        yield lambda text: display.update(task, description=text)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns aligned by their widest cell; numbers to the right."""
+    cells = [list(map(_cell, row)) for row in rows]
+    widths = [max([len(h), *(len(row[i]) for row in cells)]) for i, h in enumerate(headings)]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headings))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(list(headings)), line(["-" * w for w in widths]), *map(line, cells)])
+
+
+def _cell(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``512x512`` to (height, width).
+
+    Raises:
+        UsageError: it has another form.
+    """
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UsageError(f"expected HEIGHTxWIDTH, e.g. 512x512, got {text!r}", where="--input")
+    return int(height), int(width)
+
+
+def parse_triple(text: str | None, option: str) -> tuple[float, float, float] | None:
+    """``123.7,116.3,103.5`` to three numbers."""
+    if text is None:
+        return None
+    try:
+        a, b, c = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"expected three numbers R,G,B, got {text!r}", where=option) from error
+    return a, b, c
+
+
+def megabytes(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+PATH = click.Path(path_type=Path)

@@ -1,0 +1,67 @@
+"""``stagekit targets``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stagekit import target as targets
+from stagekit.cli.console import emit, json_option, table
+from stagekit.errors import StagekitError
+
+
+@click.command()
+@json_option
+def command(as_json: bool) -> None:
+    """What this machine can compile for and run on, with each target's profiles.
+
+    A target that is not available says why, and what to install.
+
+    \b
+    Example:
+      stagekit targets
+    """
+    rows = [_describe(name) for name in targets.entries()]
+    emit({"targets": rows}, _text(rows), as_json)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    profiles = list(targets.shipped_profiles(name))
+    try:
+        target = targets.get(name)
+        found = target.probe()
+    except StagekitError as error:
+        return {"name": name, "build": False, "run": False, "reason": error.what, "remedy": error.remedy or ""}
+    return {
+        "name": name,
+        "alias_of": target.name if target.name != name else None,
+        "build": found.build,
+        "run": found.run,
+        "version": found.version,
+        "devices": list(found.devices),
+        "precisions": list(target.precisions),
+        "profiles": profiles,
+        "options": {k: o.help for k, o in target.options.items()},
+        "reason": found.reason,
+        "remedy": found.remedy,
+    }
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    shown = [
+        (
+            r["name"],
+            "yes" if r["build"] else "no",
+            "yes" if r["run"] else "no",
+            r.get("version", ""),
+            ", ".join(r.get("devices", ())),
+            ", ".join(r.get("profiles", ())),
+        )
+        for r in rows
+    ]
+    lines = [table(["target", "compile", "run", "version", "devices", "profiles"], shown)]
+    for r in rows:
+        if r["reason"]:
+            lines.append(f"\n{r['name']}: {r['reason']}" + (f"\n  -> {r['remedy']}" if r["remedy"] else ""))
+    return "\n".join(lines)

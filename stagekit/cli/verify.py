@@ -1,0 +1,36 @@
+"""``stagekit verify``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from stagekit.cli.console import PATH, emit, json_option, progress, table
+from stagekit.errors import VerificationFailed
+from stagekit.partition.verify import TOLERANCE, verify
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random frames.")
+@json_option
+def command(bundle: Path, seed: int, as_json: bool) -> None:
+    """Run the chain of stages and the uncut model on the same frames and compare every boundary.
+
+    \b
+    Example:
+      stagekit verify resnet50.stages
+    """
+    with progress() as tell:
+        errors = verify(bundle, seed=seed, progress=tell)
+    worst = max(errors, key=lambda e: e.relative)
+    rows = [(e.boundary, f"{e.relative:.2e}", "equal" if e.ok else "DIFFERS") for e in errors]
+    text = table(["boundary", "worst relative error", f"at {TOLERANCE:.0e}"], rows)
+    data = {"bundle": str(bundle), "tolerance": TOLERANCE, "boundaries": [{**asdict(e), "ok": e.ok} for e in errors]}
+    emit(data, text, as_json)
+    if not all(e.ok for e in errors):
+        raise VerificationFailed(
+            f"the chain differs from the uncut model by {worst.relative:.2e} at {worst.boundary}", where=bundle
+        )

@@ -1,0 +1,251 @@
+"""A data set as a folder: images, masks, classes and splits that a person can look at.
+
+::
+
+    root/
+      classes.json            {"classes": [{"name": "water", "color": [0, 114, 178]}, ...], "ignore": 255,
+                               "source": "where it comes from", "license": "..."}
+      images/north.jpg        any image format
+      masks/north.png         same stem; labels indexed, greyscale, or painted in the colours of the classes
+      train.txt val.txt ...   optional: one stem a line, each in one file
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stagekit.data.classes import Classes
+from stagekit.data.images import Pixels, is_image_name, read_image, read_mask, write_image, write_mask
+from stagekit.data.palette import IGNORE
+from stagekit.errors import DatasetError, StagekitError
+
+LISTED = 20
+"""So many problems are spelled out by ``Folder.check``; the rest are counted."""
+
+
+class Sample(NamedTuple):
+    """An image uint8 (height, width, 3) with its labels uint8 (height, width), ``IGNORE`` where they do not count."""
+
+    stem: str
+    image: Pixels
+    mask: Pixels
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A data set laid out as this module says. Listing is lazy; ``check`` reads everything."""
+
+    root: Path
+    classes: Classes
+
+    @classmethod
+    def open(cls, root: str | PathLike[str]) -> Folder:
+        """The data set in ``root``.
+
+        Raises:
+            DatasetError: when the folder, ``classes.json``, ``images/`` or ``masks/`` is missing or unreadable.
+        """
+        folder = Path(root)
+        classes = Classes.read(folder / "classes.json")
+        for part in ("images", "masks"):
+            if not (folder / part).is_dir():
+                raise DatasetError(
+                    f"expected a folder {part}/ in the data set, found none",
+                    where=folder,
+                    remedy="lay it out as images/NAME.jpg, masks/NAME.png, classes.json",
+                )
+        return cls(folder, classes)
+
+    @cached_property
+    def images(self) -> Mapping[str, Path]:
+        """Image files by stem, sorted."""
+        return {file.stem: file for file in sorted((self.root / "images").iterdir()) if is_image_name(file)}
+
+    @cached_property
+    def splits(self) -> Mapping[str, tuple[str, ...]]:
+        """The stems that each split file names, in its order; train, val and test first."""
+        order = {"train": 0, "val": 1, "test": 2}
+        files = sorted(self.root.glob("*.txt"), key=lambda file: (order.get(file.stem, 3), file.stem))
+        read = {file.stem: file.read_text(encoding="utf-8-sig").splitlines() for file in files if file.stem in order}
+        return {name: tuple(line.strip() for line in lines if line.strip()) for name, lines in read.items()}
+
+    def stems(self, split: str | None = None) -> tuple[str, ...]:
+        """The stems of a split, or of all images.
+
+        Raises:
+            DatasetError: when there is no such split or it names nothing.
+        """
+        if split is None:
+            chosen = tuple(self.images)
+        elif split in self.splits:
+            chosen = self.splits[split]
+        else:
+            there = ", ".join(self.splits) or "none"
+            raise DatasetError(
+                f"no split is called {split!r}; there are: {there}",
+                where=self.root,
+                remedy=f"list its stems in {split}.txt, which may be train.txt, val.txt or test.txt",
+            )
+        if not chosen:
+            raise DatasetError("expected images, found none", where=self.root, remedy=f"fill {split or 'images/'}")
+        return chosen
+
+    def read(self, stem: str) -> Sample:
+        """One image with its labels.
+
+        Raises:
+            ImageError: when a file is missing or unreadable.
+            DatasetError: when image and mask differ in size or a label is outside the classes.
+        """
+        image = read_image(self.images.get(stem, self.root / "images" / stem))
+        path = self.root / "masks" / f"{stem}.png"
+        mask = read_mask(path, self.classes.palette)
+        if mask.shape != image.shape[:2]:
+            (rows, columns), (height, width) = mask.shape, image.shape[:2]
+            raise DatasetError(
+                f"the mask has {columns}x{rows} pixels, its image {width}x{height}",
+                where=path,
+                remedy="export it in the image's size",
+            )
+        counts = np.bincount(mask.reshape(-1), minlength=256)
+        counts[self.classes.ignore] = 0
+        strange = np.flatnonzero(counts[len(self.classes.names) :]) + len(self.classes.names)
+        if strange.size:
+            raise DatasetError(
+                f"labels {strange[:8].tolist()} ({counts[strange].sum()} pixels) are outside the classes "
+                f"0..{len(self.classes.names) - 1} and not the ignore label {self.classes.ignore}",
+                where=path,
+                remedy="add the classes to classes.json, or set its ignore",
+            )
+        if self.classes.ignore != IGNORE:
+            mask = np.where(mask == self.classes.ignore, np.uint8(IGNORE), mask)
+        return Sample(stem, image, mask)
+
+    def samples(self, split: str | None = None) -> Iterator[Sample]:
+        """The samples of a split, or all, in order; read as they are asked for."""
+        return (self.read(stem) for stem in self.stems(split))
+
+    def check(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
+        """Read the whole data set and report everything that is wrong with it at once.
+
+        Args:
+            progress: called with (pairs read, pairs in all).
+
+        Raises:
+            DatasetError: lists the first 20 problems and counts the rest.
+        """
+        problems = self._pairing_problems()
+        pairs = [stem for stem in self.images if self._has_mask(stem)]
+        for done, stem in enumerate(pairs):
+            progress(done, len(pairs))
+            try:
+                self.read(stem)
+            except StagekitError as error:
+                where = Path(error.where or "")
+                shown = where.relative_to(self.root) if where.is_relative_to(self.root) else where
+                problems.append(f"{shown.as_posix()}: {error.what}")
+        progress(len(pairs), len(pairs))
+        if problems:
+            listed = "".join(f"\n  - {problem}" for problem in problems[:LISTED])
+            more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+            raise DatasetError(
+                f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:{listed}{more}",
+                where=self.root,
+                remedy="mend or remove these files; every image needs a PNG mask of its stem and size",
+            )
+
+    def class_frequencies(self, split: str | None = None) -> NDArray[np.float64]:
+        """The share of each class among the labelled pixels of a split: float64 (classes,), sum 1.
+
+        Raises:
+            DatasetError: when no pixel is labelled.
+        """
+        counts = np.zeros(256, dtype=np.int64)
+        for sample in self.samples(split):
+            counts += np.bincount(sample.mask.reshape(-1), minlength=256)
+        labelled = counts[: len(self.classes.names)]
+        if not labelled.sum():
+            raise DatasetError("expected labelled pixels, found none", where=self.root, remedy="label some")
+        shares: NDArray[np.float64] = labelled / labelled.sum()
+        return shares
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of class names, splits and decoded pixels: equal for equal content, however compressed."""
+        hashed = hashlib.sha256(repr((self.classes.names, dict(self.splits))).encode())
+        for stem, image, mask in self.samples():
+            hashed.update(repr((stem, image.shape)).encode())
+            hashed.update(np.ascontiguousarray(image).data)
+            hashed.update(np.ascontiguousarray(mask).data)
+        return hashed.hexdigest()
+
+    def _pairing_problems(self) -> list[str]:
+        files = [file for file in sorted((self.root / "images").iterdir()) if is_image_name(file)]
+        masks = {file.stem for file in (self.root / "masks").iterdir() if not file.name.startswith(".")}
+        problems = [] if files else ["images/: no image in it"]
+        problems += [
+            f"images/{stem}.*: {count} files of this stem"
+            for stem, count in Counter(f.stem for f in files).items()
+            if count > 1
+        ]
+        problems += [
+            f"images/{self.images[stem].name}: no masks/{stem}.png" for stem in self.images if not self._has_mask(stem)
+        ]
+        problems += [f"masks/{stem}.*: no image of this stem" for stem in sorted(masks - self.images.keys())]
+        owner: dict[str, str] = {}
+        for split, stems in self.splits.items():
+            problems += [] if stems else [f"{split}.txt: names no image"]
+            for stem in stems:
+                first = owner.setdefault(stem, split)
+                if stem not in self.images:
+                    problems.append(f"{split}.txt: {stem} has no image")
+                elif first != split:
+                    problems.append(f"{split}.txt: {stem} is in {first}.txt too")
+        for split, stems in self.splits.items():
+            problems += [f"{split}.txt: {stem} is named {n} times" for stem, n in Counter(stems).items() if n > 1]
+        return problems
+
+    def _has_mask(self, stem: str) -> bool:
+        return (self.root / "masks" / f"{stem}.png").is_file()
+
+
+def write_folder(root: str | PathLike[str], classes: Classes, samples: Iterable[tuple[str | None, Sample]]) -> Folder:
+    """Write a data set: ``samples`` are (split or none, sample) and are taken one at a time.
+
+    Images and masks become PNG. ``IGNORE`` in a mask is written as it is, so ``classes.ignore`` must be 255.
+
+    Raises:
+        DatasetError: when ``root`` already holds something, or a stem comes twice.
+        ImageError: when a mask holds a label outside the classes.
+    """
+    folder = Path(root)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DatasetError(
+            "expected a new or empty folder, found files", where=folder, remedy="choose another, or remove it"
+        )
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    splits: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for split, (stem, image, mask) in samples:
+        if stem in seen:
+            raise DatasetError(f"two samples are called {stem}", where=folder, remedy="give each a name of its own")
+        seen.add(stem)
+        write_image(folder / "images" / f"{stem}.png", image)
+        write_mask(folder / "masks" / f"{stem}.png", mask, classes.palette)
+        if split is not None:
+            splits.setdefault(split, []).append(stem)
+    for split, stems in splits.items():
+        (folder / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    # Last, so that a folder with classes.json is a complete one.
+    classes.write(folder / "classes.json")
+    return Folder.open(folder)

@@ -1,0 +1,119 @@
+"""Every error that stagekit raises on purpose.
+
+::
+
+    StagekitError                 exit code 1
+    ├── UsageError                2   the request makes no sense as written
+    ├── TargetUnavailable         3   the vendor's runtime or device is not here
+    ├── ArtefactError             4   something given to stagekit is damaged or does not fit
+    │   ├── GraphError                an ONNX file or graph
+    │   ├── WeightsError              a state dict
+    │   ├── BundleError               a .stages, .task or .deploy folder
+    │   ├── EngineError               a compiled engine
+    │   ├── ImageError                an image or mask
+    │   └── DatasetError              a folder of images and masks, a recipe's data
+    ├── VerificationFailed        5   two things that must agree do not
+    ├── StoreError                1   the engine store cannot be read or written
+    └── CompileError              1   a target could not build a graph
+
+Each says what is wrong, where (a file or a node), and what to do about it. The command line prints
+``str(error)`` and leaves with ``exit_code``; a traceback is shown for nothing in this tree.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class StagekitError(Exception):
+    """What went wrong, where, and the way out.
+
+    Args:
+        what: one sentence: what was expected and what was found.
+        where: the file, node, tensor or option at fault.
+        remedy: the command or change that mends it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | PathLike[str] | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  -> {self.remedy}" if self.remedy else head
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """The same facts for ``--json``."""
+        return {
+            "error": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+            "exit_code": self.exit_code,
+        }
+
+
+class UsageError(StagekitError):
+    """The request makes no sense as written."""
+
+    exit_code = 2
+
+
+class TargetUnavailable(StagekitError):
+    """The vendor's runtime or device is not on this machine."""
+
+    exit_code = 3
+
+
+class ArtefactError(StagekitError):
+    """Something given to stagekit is damaged or does not fit."""
+
+    exit_code = 4
+
+
+class GraphError(ArtefactError):
+    """An ONNX file or graph is not what it must be."""
+
+
+class WeightsError(ArtefactError):
+    """A state dict does not fit the model; the message lists the keys."""
+
+
+class BundleError(ArtefactError):
+    """A ``.stages``, ``.task`` or ``.deploy`` folder is damaged or does not fit."""
+
+
+class EngineError(ArtefactError):
+    """A compiled engine is damaged, foreign or fails."""
+
+
+class ImageError(ArtefactError):
+    """An image or mask cannot be read or has the wrong form."""
+
+
+class DatasetError(ArtefactError):
+    """A data set's folders or labels are not what the recipe says."""
+
+
+class VerificationFailed(StagekitError):
+    """Two things that must agree do not."""
+
+    exit_code = 5
+
+
+class StoreError(StagekitError):
+    """The engine store cannot be read or written."""
+
+
+class CompileError(StagekitError):
+    """A target could not build a graph."""

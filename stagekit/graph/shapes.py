@@ -1,0 +1,101 @@
+"""Fixing dimensions and inferring shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from stagekit.errors import GraphError
+from stagekit.graph.model import Graph
+
+BATCH = "batch"
+"""The name of the one symbolic dimension that a stage graph keeps."""
+
+
+def bind(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]]) -> Graph:
+    """The graph with the given input shapes; ``"batch"`` stays symbolic, everything else becomes a number.
+
+    ONNX's own inference loses sight of a symbolic batch behind Shape, Gather and Reshape. Here shapes are
+    inferred twice, with two sizes of batch, and what differs between the two depends on the batch.
+
+    Args:
+        shapes: by input name; inputs that are not named keep their shape.
+
+    Raises:
+        GraphError: an input does not exist or cannot take the shape, or shapes do not fit together.
+    """
+    known = {s.name: s for s in graph.inputs}
+    for name, shape in shapes.items():
+        have = known.get(name)
+        if have is None:
+            raise GraphError(f"it has no input {name!r}, only {', '.join(known)}", where=graph.source)
+        clash = len(have.shape) != len(shape) or any(
+            isinstance(h, int) and isinstance(w, int) and h != w for h, w in zip(have.shape, shape, strict=True)
+        )
+        if clash:
+            raise GraphError(f"its input {have} cannot take the shape {shape}", where=graph.source)
+    two, three = (_inferred(graph, shapes, batch) for batch in (2, 3))
+    model = graph.edit()
+    for value in model.graph.inputs:
+        if str(value.name) in shapes:
+            value.shape = ir.Shape(shapes[str(value.name)])
+    for node in model.graph:
+        for value in node.outputs:
+            name = str(value.name)
+            value.shape = _merged(two.get(name), three.get(name))
+            if value.type is None and name in two:
+                value.type = two[name].type
+    return graph.with_model(model)
+
+
+def with_frame_shape(graph: Graph, shape: tuple[int | str, ...]) -> Graph:
+    """:func:`bind` for a graph with a single input.
+
+    Raises:
+        GraphError: it has several inputs.
+    """
+    if len(graph.inputs) != 1:
+        raise GraphError(
+            f"expected a model with one input, found {', '.join(s.name for s in graph.inputs)}", where=graph.source
+        )
+    return bind(graph, {graph.inputs[0].name: shape})
+
+
+def inferred(graph: Graph) -> Graph:
+    """The graph with types and shapes on every tensor; a symbolic first dimension of an input is its batch."""
+    return bind(graph, {s.name: tuple(BATCH if isinstance(d, str) else d for d in s.shape) for s in graph.inputs})
+
+
+def _inferred(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], batch: int) -> dict[str, ir.Value]:
+    """All values with their inferred shapes when the batch is ``batch``."""
+    model = graph.edit()
+    for value in model.graph.inputs:
+        shape = shapes.get(str(value.name))
+        if shape is not None:
+            value.shape = ir.Shape([batch if d == BATCH else d for d in shape])
+    # Shapes that an exporter wrote for other input sizes must not contradict the new ones.
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    try:
+        model = ShapeInferencePass(check_type=True, strict_mode=False, data_prop=True)(model).model
+    except onnx.shape_inference.InferenceError as error:
+        raise GraphError(f"shapes do not fit together: {error}", where=graph.source) from error
+    return {str(v.name): v for node in model.graph for v in node.outputs}
+
+
+def _merged(two: ir.Value | None, three: ir.Value | None) -> ir.Shape | None:
+    if two is None or three is None or two.shape is None or three.shape is None or len(two.shape) != len(three.shape):
+        return None
+    dims: list[int | str | None] = []
+    for a, b in zip(two.shape, three.shape, strict=True):
+        if not isinstance(a, int) or not isinstance(b, int):
+            dims.append(None)
+        elif a == b:
+            dims.append(a)
+        else:
+            dims.append(BATCH if (a, b) == (2, 3) else f"{BATCH}*{a // 2}" if a * 3 == b * 2 else None)
+    return ir.Shape(dims)

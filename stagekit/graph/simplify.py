@@ -1,0 +1,70 @@
+"""Simplification by onnxsim: constants folded, BatchNorm merged into convolutions, shapes resolved."""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx_ir as ir
+
+from stagekit.errors import GraphError
+from stagekit.graph.model import PROTOBUF_LIMIT, Graph, from_proto
+
+LARGE = 2**18
+"""Elements from which a matrix that only multiplies activations is left out while simplifying."""
+
+
+def simplify(graph: Graph) -> Graph:
+    """The same function with fewer nodes; input and output names stay.
+
+    Large matrices of MatMul and Gemm have nothing to be folded with. They are declared as inputs meanwhile, so
+    that a model of a gigabyte is simplified without serialising it several times.
+
+    Raises:
+        GraphError: onnxsim cannot process the graph.
+    """
+    import onnxsim
+
+    hollow = graph.edit()
+    weights = _take_out(hollow.graph)
+    if sum(v.const_value.nbytes for v in hollow.graph.initializers.values() if v.const_value) > PROTOBUF_LIMIT // 4:
+        raise GraphError("too many bytes of convolution weights to simplify", where=graph.source)
+    try:
+        proto, _ = onnxsim.simplify(ir.to_proto(hollow))
+    except Exception as error:  # onnxsim raises whatever its C++ side throws
+        raise GraphError(f"onnxsim cannot simplify it: {error}", where=graph.source) from error
+    simple = from_proto(proto, graph.source)
+    model = simple.model
+    for value in [v for v in model.graph.inputs if v.name in weights]:
+        model.graph.inputs.remove(value)
+        value.const_value = weights[str(value.name)]
+        model.graph.register_initializer(value)
+    unused = [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]
+    for name in unused:
+        del model.graph.initializers[name]
+    _name_nodes(model.graph)
+    return graph.with_model(model)
+
+
+def _take_out(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    weights: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        users = {node.op_type for node, _ in value.uses()}
+        if tensor is None or value.is_graph_output() or not users or not users <= {"MatMul", "Gemm"}:
+            continue
+        if prod(tensor.shape.numpy()) >= LARGE:
+            weights[name] = tensor
+            del graph.initializers[name]
+            value.const_value = None
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            graph.inputs.append(value)
+    return weights
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Every node gets a name, so that errors and profiles can speak of it."""
+    seen: set[str] = set()
+    for index, node in enumerate(graph):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type.lower()}_{index}"
+        seen.add(node.name)

@@ -1,0 +1,141 @@
+"""A whole graph to a ``.stages`` folder: simplify, cut, fingerprint, write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from stagekit.bundle import (
+    BackboneFacts,
+    Boundary,
+    Frame,
+    GraphEntry,
+    StageEntry,
+    StagesManifest,
+    write_manifest,
+    writing,
+)
+from stagekit.errors import VerificationFailed
+from stagekit.graph import Graph
+from stagekit.graph.cost import macs, parameters
+from stagekit.graph.cut import cut
+from stagekit.graph.shapes import inferred
+from stagekit.graph.simplify import simplify
+from stagekit.graph.weights import save_together
+from stagekit.partition.verify import Array, compare, random_frames, run_file
+from stagekit.target import Progress
+from stagekit.versions import tool_versions
+
+WEIGHT_FILE = "weights.bin"
+UNCUT = "uncut.onnx"
+
+EXPORT_TOLERANCE = 1e-4
+"""Largest relative error of an exported, simplified graph against its source; folding BatchNorm rounds anew."""
+
+
+def simplified(graph: Graph) -> Graph:
+    """The graph simplified, with shapes on every tensor."""
+    return inferred(simplify(graph))
+
+
+def write_stages(
+    whole: Graph,
+    boundaries: Sequence[Boundary],
+    frame: Frame,
+    backbone: BackboneFacts,
+    destination: Path,
+    progress: Progress,
+    expected: Mapping[str, Array],
+) -> StagesManifest:
+    """Cuts a simplified graph at the boundaries and writes the bundle.
+
+    Args:
+        whole: every boundary's tensors exist in it by name; simplified.
+        boundaries: in order; the last holds the graph's final outputs.
+        expected: what the source itself (torch, or the ONNX file as it came) gives for the random frames of
+            seed 0, by tensor; the written graph must reproduce it.
+
+    Raises:
+        GraphError: the graph cannot be cut there.
+        BundleError: the folder cannot be written.
+        VerificationFailed: the written graph does not compute what its source does.
+    """
+    names = [[t.name for t in b.tensors] for b in boundaries]
+    chain = _ending_at(whole, names[-1])
+    progress(f"cutting into {len(boundaries)} graphs")
+    segments = cut(chain, names[:-1])
+    stages = {
+        _slug(index, b.name): segment for index, (b, segment) in enumerate(zip(boundaries, segments, strict=True))
+    }
+    with writing(destination) as folder:
+        progress("writing graphs and weights")
+        files = {f"{name}.onnx": segment for name, segment in stages.items()}
+        save_together(files | {UNCUT: whole}, folder, WEIGHT_FILE)
+        progress("comparing with the source")
+        error = _export_error(folder / UNCUT, frame, expected)
+        progress("fingerprints")
+        manifest = StagesManifest(
+            name=destination.name.removesuffix(".stages"),
+            backbone=backbone,
+            frame=frame,
+            stages=tuple(
+                StageEntry(
+                    name=name, boundary=_described(b, segment), **graph_entry(f"{name}.onnx", segment).model_dump()
+                )
+                for (name, segment), b in zip(stages.items(), boundaries, strict=True)
+            ),
+            uncut=graph_entry(UNCUT, whole),
+            weight_file=WEIGHT_FILE,
+            export_error=error,
+            tools=tool_versions("stagekit", "onnx", "onnx_ir", "onnxsim", "torch"),
+        )
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def graph_entry(file: str, graph: Graph) -> GraphEntry:
+    """What a manifest says of a graph file."""
+    return GraphEntry(graph=file, fingerprint=graph.fingerprint, macs=macs(graph), parameters=parameters(graph))
+
+
+def _export_error(path: Path, frame: Frame, expected: Mapping[str, Array]) -> float:
+    given = run_file(path, [random_frames(frame.spec.bind(batch=1), seed=0)])
+    worst = 0.0
+    for name in expected.keys() & given.keys():
+        error = compare(name, name, given[name], expected[name])
+        if not error.finite or error.relative > EXPORT_TOLERANCE:
+            raise VerificationFailed(
+                f"the exported graph differs from its source at {name}: relative error {error.relative:.2g},"
+                f" allowed {EXPORT_TOLERANCE:.0g}",
+                remedy="try the other exporter (--exporter torchscript), or report the model",
+            )
+        worst = max(worst, error.relative)
+    return worst
+
+
+def _slug(index: int, boundary: str) -> str:
+    """A stage's name: its boundary's if that can be a file name, else its number."""
+    plain = boundary.replace("-", "").replace("_", "").replace(".", "").isalnum() and boundary.isascii()
+    return boundary if plain and not boundary.startswith(".") and boundary[0].isalnum() else f"segment{index}"
+
+
+def _described(boundary: Boundary, segment: Graph) -> Boundary:
+    """The boundary with the specs that its stage really gives, and the layout that was declared for each."""
+    tensors = tuple(
+        replace(spec, layout=declared.layout) for spec, declared in zip(segment.outputs, boundary.tensors, strict=True)
+    )
+    return boundary.model_copy(update={"tensors": tensors})
+
+
+def _ending_at(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """The graph with these outputs alone."""
+    if [s.name for s in graph.outputs] == list(outputs):
+        return graph
+    model = graph.edit()
+    inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+    return Graph(
+        ir.Model(ir.convenience.extract(model.graph, inputs, list(outputs)), ir_version=model.ir_version), graph.source
+    )

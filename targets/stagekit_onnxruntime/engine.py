@@ -1,0 +1,157 @@
+"""Running an ONNX Runtime session: nothing is copied on the way in or out."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stagekit.errors import EngineError, UsageError
+from stagekit.graph import TensorSpec
+from stagekit.target import Buffer, HostBuffer
+
+BFLOAT16 = 16
+"""``TensorProto.BFLOAT16``: numpy has no such type, so ONNX Runtime is told."""
+
+
+class OrtEngine:
+    """A session and what it takes and gives."""
+
+    def __init__(
+        self,
+        session: Any,
+        name: str,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        batches: tuple[int, ...],
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self.batches = batches
+        self._session: Any = session
+        self._lanes: weakref.WeakSet[OrtLane] = weakref.WeakSet()
+
+    def lane(self) -> OrtLane:
+        """A thread of its own; a session may be run from many at once."""
+        lane = OrtLane(self, self.session)
+        self._lanes.add(lane)
+        return lane
+
+    @property
+    def session(self) -> Any:
+        if self._session is None:
+            raise EngineError("the engine is closed", where=self.name)
+        return self._session
+
+    def close(self) -> None:
+        """Lets calls under way finish and frees the session; buffers already given out stay valid."""
+        self._session = None
+        for lane in list(self._lanes):
+            lane.close()
+
+
+class OrtLane:
+    """Calls one after the other on a thread of its own."""
+
+    def __init__(self, engine: OrtEngine, session: Any) -> None:
+        self._engine = engine
+        self._session: Any = session
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime-lane")
+
+    def submit(self, inputs: Sequence[Buffer], batch: int) -> OrtCall:
+        """Starts a call; see :class:`stagekit.target.Lane`.
+
+        Raises:
+            EngineError: the engine is closed.
+            UsageError: the batch size, number, type or shape of the inputs is not the engine's.
+        """
+        session = self._engine.session
+        check_call(self._engine, inputs, batch)
+        return OrtCall(self._engine.name, self._thread.submit(self._run, session, tuple(inputs), batch))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self._session = None
+
+    def _run(self, session: Any, inputs: tuple[Buffer, ...], batch: int) -> tuple[Buffer, ...]:
+        binding = session.io_binding()
+        for spec, buffer in zip(self._engine.inputs, inputs, strict=True):
+            binding.bind_ortvalue_input(spec.name, _to_value(buffer))
+        for spec in self._engine.outputs:
+            # Without a buffer of ours: the session allocates a new one for every call.
+            binding.bind_output(spec.name, "cpu")
+        session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return tuple(_to_buffer(s.bind(batch=batch), v) for s, v in zip(self._engine.outputs, values, strict=True))
+
+
+class OrtCall:
+    """A call under way; see :class:`stagekit.target.Completion`."""
+
+    def __init__(self, engine: str, future: Future[tuple[Buffer, ...]]) -> None:
+        self._engine = engine
+        self._future = future
+
+    def wait(self) -> tuple[Buffer, ...]:
+        try:
+            return self._future.result()
+        except Exception as error:
+            raise EngineError(f"the call failed: {error}", where=self._engine) from error
+
+    def done(self) -> bool:
+        return self._future.done()
+
+
+class OrtMemory:
+    """Keeps ONNX Runtime's memory alive under a numpy array (the array's ``base``), and read-only."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        nbytes = value.tensor_size_in_bytes()
+        self.__array_interface__ = {
+            "data": (value.data_ptr(), True),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+def _to_value(buffer: Buffer) -> Any:
+    """An OrtValue over the buffer's own memory; only an array that is not dense in C order is copied."""
+    from onnxruntime import OrtValue
+
+    array = np.ascontiguousarray(buffer.to_host()).reshape(buffer.spec.concrete())
+    if buffer.spec.dtype == "bfloat16":
+        return OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
+    return OrtValue.ortvalue_from_numpy(array)
+
+
+def _to_buffer(spec: TensorSpec, value: Any) -> HostBuffer:
+    shape = tuple(value.shape())
+    array = np.asarray(OrtMemory(value)).view(spec.numpy_dtype).reshape(shape)
+    return HostBuffer(replace(spec, shape=shape), array)
+
+
+def check_call(engine: OrtEngine, inputs: Sequence[Buffer], batch: int) -> None:
+    """Raises UsageError, naming the tensor, unless the engine can take these inputs."""
+    if batch not in engine.batches:
+        sizes = ", ".join(map(str, engine.batches))
+        raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=engine.name)
+    if len(inputs) != len(engine.inputs):
+        names = ", ".join(spec.name for spec in engine.inputs)
+        raise UsageError(f"expected {len(engine.inputs)} inputs ({names}), got {len(inputs)}", where=engine.name)
+    for spec, buffer in zip(engine.inputs, inputs, strict=True):
+        want, have = spec.bind(batch=batch), buffer.spec
+        fits = len(want.shape) == len(have.shape) and all(
+            isinstance(w, str) or w == h for w, h in zip(want.shape, have.shape, strict=True)
+        )
+        if have.dtype != want.dtype or not fits:
+            raise UsageError(
+                f"input {want.name!r}: expected {want.dtype} {list(want.shape)}, got {have.dtype} {list(have.shape)}",
+                where=engine.name,
+            )

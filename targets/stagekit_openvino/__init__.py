@@ -1,0 +1,5 @@
+"""Intel OpenVINO as a stagekit target."""
+
+from stagekit_openvino.target import OpenVinoTarget
+
+__all__ = ["OpenVinoTarget"]

@@ -1,0 +1,126 @@
+"""Running compiled models: inputs are not copied, outputs are never overwritten."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from stagekit.errors import EngineError, UsageError
+from stagekit.graph import TensorSpec
+from stagekit.target import Buffer, HostBuffer
+from stagekit_openvino.memory import OutputPool, shared_tensor
+
+
+class OvEngine:
+    """One compiled model for each batch size."""
+
+    def __init__(
+        self,
+        compiled: Mapping[int, Any],
+        name: str,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self.batches = tuple(compiled)
+        self.pool = OutputPool()
+        self._compiled: Mapping[int, Any] | None = compiled
+        self._lanes: weakref.WeakSet[OvLane] = weakref.WeakSet()
+
+    def lane(self) -> OvLane:
+        """One infer request for each batch size, and a thread that runs them."""
+        lane = OvLane(self)
+        self._lanes.add(lane)
+        return lane
+
+    @property
+    def compiled(self) -> Mapping[int, Any]:
+        if self._compiled is None:
+            raise EngineError("the engine is closed", where=self.name)
+        return self._compiled
+
+    def close(self) -> None:
+        """Lets calls under way finish and frees the models; buffers already given out stay valid."""
+        self._compiled = None
+        for lane in list(self._lanes):
+            lane.close()
+
+
+class OvLane:
+    """Calls one after the other on a thread of its own."""
+
+    def __init__(self, engine: OvEngine) -> None:
+        self._engine = engine
+        self._requests = {batch: model.create_infer_request() for batch, model in engine.compiled.items()}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="openvino-lane")
+
+    def submit(self, inputs: Sequence[Buffer], batch: int) -> OvCall:
+        """Starts a call; see :class:`stagekit.target.Lane`.
+
+        Raises:
+            EngineError: the engine is closed.
+            UsageError: the batch size, number, type or shape of the inputs is not the engine's.
+        """
+        _ = self._engine.compiled
+        check_call(self._engine, inputs, batch)
+        return OvCall(self._engine.name, self._thread.submit(self._run, tuple(inputs), batch))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self._requests = {}
+
+    def _run(self, inputs: tuple[Buffer, ...], batch: int) -> tuple[Buffer, ...]:
+        request = self._requests[batch]
+        arrays = [np.ascontiguousarray(b.to_host()).reshape(b.spec.concrete()) for b in inputs]
+        for index, (buffer, array) in enumerate(zip(inputs, arrays, strict=True)):
+            request.set_input_tensor(index, shared_tensor(array, buffer.spec.dtype))
+        outputs = []
+        for index, spec in enumerate(self._engine.outputs):
+            shape = tuple(int(d) for d in request.model_outputs[index].shape)
+            outputs.append(self._engine.pool.take(spec, shape))
+            request.set_output_tensor(index, outputs[-1].tensor)
+        request.infer()
+        return tuple(HostBuffer(output.spec, output.array) for output in outputs)
+
+
+class OvCall:
+    """A call under way; see :class:`stagekit.target.Completion`."""
+
+    def __init__(self, engine: str, future: Future[tuple[Buffer, ...]]) -> None:
+        self._engine = engine
+        self._future = future
+
+    def wait(self) -> tuple[Buffer, ...]:
+        try:
+            return self._future.result()
+        except Exception as error:
+            raise EngineError(f"the call failed: {error}", where=self._engine) from error
+
+    def done(self) -> bool:
+        return self._future.done()
+
+
+def check_call(engine: OvEngine, inputs: Sequence[Buffer], batch: int) -> None:
+    """Raises UsageError, naming the tensor, unless the engine can take these inputs."""
+    if batch not in engine.batches:
+        sizes = ", ".join(map(str, engine.batches))
+        raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=engine.name)
+    if len(inputs) != len(engine.inputs):
+        names = ", ".join(spec.name for spec in engine.inputs)
+        raise UsageError(f"expected {len(engine.inputs)} inputs ({names}), got {len(inputs)}", where=engine.name)
+    for spec, buffer in zip(engine.inputs, inputs, strict=True):
+        want, have = spec.bind(batch=batch), buffer.spec
+        fits = len(want.shape) == len(have.shape) and all(
+            isinstance(w, str) or w == h for w, h in zip(want.shape, have.shape, strict=True)
+        )
+        if have.dtype != want.dtype or not fits:
+            raise UsageError(
+                f"input {want.name!r}: expected {want.dtype} {list(want.shape)}, got {have.dtype} {list(have.shape)}",
+                where=engine.name,
+            )

@@ -1,0 +1,249 @@
+"""Compiling with OpenVINO: one exported blob for each batch size.
+
+A static shape lets OpenVINO plan memory and kernels ahead, so every batch size is compiled for itself.
+``export_model`` keeps the transformed graph; importing it takes a third of the time of compiling
+(https://docs.openvino.ai/2025/api/c_cpp_api/group__ov__runtime__cpp__api.html).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stagekit.cpu import instruction_sets, usable_cores
+from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
+from stagekit.graph import Graph, TensorSpec, with_edges
+from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
+from stagekit_openvino.engine import OvEngine
+from stagekit_openvino.frontend import without_conversion
+
+ENGINE_REVISION = 1
+"""Counts changes to what :meth:`OpenVinoTarget.compile` writes; enters every key."""
+
+HINTS = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+"""``INFERENCE_PRECISION_HINT`` for each precision. int8 comes from the graph's own Q/DQ nodes; what they leave
+in floating point stays f32, as the calibration saw it."""
+
+CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+"""The entry of a device's ``OPTIMIZATION_CAPABILITIES`` that each precision needs."""
+
+
+class OpenVinoTarget:
+    """Implements :class:`stagekit.target.Target` on any device that OpenVINO finds."""
+
+    name = "openvino"
+    precisions: tuple[str, ...] = ("f32", "bf16", "fp16", "int8")
+    options: Mapping[str, Option] = {
+        "threads": Option(int, "CPU threads an engine computes with; all cores when not set", affects_engine=False),
+        "streams": Option(int, "calls of one engine that the CPU computes side by side; 1", affects_engine=False),
+        "performance_hint": Option(str, "LATENCY (default) or THROUGHPUT, as OpenVINO's PERFORMANCE_HINT"),
+    }
+
+    def probe(self) -> Availability:
+        try:
+            devices = tuple(_vendor().Core().available_devices)
+        except TargetUnavailable as error:
+            return Availability(False, False, _version(), reason=error.what, remedy=error.remedy or "")
+        return Availability(True, True, _version(), devices)
+
+    def toolchain(self, profile: Profile) -> str:
+        return f"openvino {_version()} engine {ENGINE_REVISION}"
+
+    def device(self, profile: Profile) -> str:
+        """The name as the profile gives it; where a CPU takes part, with its instruction sets."""
+        return f"{profile.device} {instruction_sets()}" if "CPU" in _parts(profile.device) else profile.device
+
+    def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
+        refusal = _refusal(_core(profile), profile)
+        return [Unsupported("", "", refusal)] if refusal else without_conversion(graph)
+
+    def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
+        """The plain form; f32 maps also channels last, and in bf16 all of it at half the bytes as well.
+
+        Inside, convolutions run channels last and in bf16, so a matching boundary spares reorders; which form
+        is quickest differs by graph and machine and is for the caller to measure.
+        """
+        if spec.dtype != "float32" or spec.quantization is not None:
+            return [spec]
+        layouts = [spec]
+        if spec.layout == "NCHW":
+            layouts.append(spec.transposed("NHWC"))
+        if profile.precision != "bf16":
+            return layouts
+        halved = [TensorSpec(s.name, "bfloat16", s.shape, s.layout) for s in layouts]
+        return [*layouts, *halved]
+
+    def compile(
+        self,
+        graph: Graph,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        profile: Profile,
+        workdir: Path,
+        progress: Progress,
+    ) -> EngineBlob:
+        vendor, core = _vendor(), _core(profile)
+        refusal = _refusal(core, profile)
+        if refusal:
+            raise UsageError(refusal, where=f"profile {profile.name}")
+        source = workdir / "source.onnx"
+        files = [f"engine.b{batch}.blob" for batch in profile.batch]
+        with_edges(graph, inputs, outputs).save(source)
+        try:
+            for batch, name in zip(profile.batch, files, strict=True):
+                progress(f"openvino compiles {graph.source} for {profile.device}, batch {batch}")
+                model = core.read_model(str(source))
+                model.reshape({i: _partial_shape(vendor, spec.bind(batch=batch)) for i, spec in enumerate(inputs)})
+                compiled = core.compile_model(model, profile.device, _properties(profile))
+                exported = io.BytesIO()
+                compiled.export_model(exported)
+                (workdir / name).write_bytes(exported.getbuffer())
+        except (RuntimeError, ValueError) as error:
+            raise CompileError(f"openvino cannot build it: {_gist(error)}", where=graph.source) from error
+        finally:
+            for leftover in workdir.glob("source.onnx*"):
+                leftover.unlink()
+        metadata = {
+            "toolchain": self.toolchain(profile),
+            "device": self.device(profile),
+            "batches": list(profile.batch),
+            "bytes": [(workdir / name).stat().st_size for name in files],
+        }
+        return EngineBlob(workdir, tuple(files), tuple(inputs), tuple(outputs), metadata)
+
+    def load(self, blob: EngineBlob, profile: Profile) -> OvEngine:
+        core = _core(profile)
+        _check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        compiled = {}
+        for batch, name in zip(blob.metadata["batches"], blob.files, strict=True):
+            path = blob.root / name
+            try:
+                # The precision is decided again on import, so it is given again.
+                compiled[batch] = core.import_model(path.read_bytes(), profile.device, _properties(profile))
+            except (RuntimeError, ValueError) as error:
+                raise EngineError(
+                    f"the engine is damaged: {_gist(error)}", where=path, remedy="compile it again"
+                ) from error
+            if (len(compiled[batch].inputs), len(compiled[batch].outputs)) != (len(blob.inputs), len(blob.outputs)):
+                raise EngineError("its inputs and outputs are not those of its record", where=path)
+        return OvEngine(compiled, str(blob.root / blob.files[0]), blob.inputs, blob.outputs)
+
+
+def _vendor() -> ModuleType:
+    """The module ``openvino``, imported when it is first needed."""
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise TargetUnavailable(
+            f"openvino does not import: {error}", where="openvino", remedy="pip install 'stagekit[openvino]'"
+        ) from error
+    module: ModuleType = openvino
+    return module
+
+
+def _version() -> str:
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return ""
+
+
+def _parts(device: str) -> list[str]:
+    """The devices in a name such as ``GPU.0`` or ``HETERO:GPU,CPU``."""
+    return [part.partition("(")[0] for part in device.partition(":")[2].split(",")] if ":" in device else [device]
+
+
+def _core(profile: Profile) -> Any:
+    """OpenVINO's core object, once all of the profile's devices are known to be here.
+
+    Raises:
+        TargetUnavailable: openvino does not import, or a device is not here; lists those that are.
+    """
+    core = _vendor().Core()
+    here = list(core.available_devices)
+    families = {name.partition(".")[0] for name in here}
+    for part in _parts(profile.device):
+        if part not in here and part not in families:
+            raise TargetUnavailable(
+                f"there is no device {part!r} on this machine; openvino finds {', '.join(here) or 'none'}",
+                where=f"profile {profile.name}",
+                remedy="name one of these in the profile, or install the device's driver",
+            )
+    return core
+
+
+def _refusal(core: Any, profile: Profile) -> str:
+    """Why the devices cannot serve the profile's precision; empty when they can.
+
+    OpenVINO itself would fall back to f32 without a word.
+    """
+    for part in _parts(profile.device):
+        known = list(core.get_property(part, "OPTIMIZATION_CAPABILITIES"))
+        if CAPABILITIES[profile.precision] not in known:
+            return f"{part} computes in {', '.join(known)}, not in {profile.precision}"
+    return ""
+
+
+def _properties(profile: Profile) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": HINTS[profile.precision],
+        "PERFORMANCE_HINT": str(profile.options.get("performance_hint", "LATENCY")),
+    }
+    if properties["PERFORMANCE_HINT"] not in ("LATENCY", "THROUGHPUT"):
+        raise UsageError(
+            f"performance_hint must be LATENCY or THROUGHPUT, got {properties['PERFORMANCE_HINT']!r}",
+            where=f"profile {profile.name}",
+        )
+    if profile.device == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = _positive(profile, "threads", usable_cores())
+        properties["NUM_STREAMS"] = str(_positive(profile, "streams", 1))
+        # Many engines share the cores; pinned to the same ones they would wait for each other.
+        properties["ENABLE_CPU_PINNING"] = False
+    return properties
+
+
+def _positive(profile: Profile, option: str, default: int) -> int:
+    value = int(profile.options.get(option, default))
+    if value < 1:
+        raise UsageError(f"{option} must be at least 1, got {value}", where=f"profile {profile.name}")
+    return value
+
+
+def _partial_shape(vendor: ModuleType, spec: TensorSpec) -> Any:
+    return vendor.PartialShape([d if isinstance(d, int) else -1 for d in spec.shape])
+
+
+def _gist(error: Exception) -> str:
+    """OpenVINO's messages begin with the places it passed through; what went wrong comes last."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API", "Summary"))]
+    return "; ".join(telling[:2]) or (lines[-1] if lines else type(error).__name__)
+
+
+def _check_blob(blob: EngineBlob, expected: Mapping[str, str]) -> None:
+    """A foreign or incomplete engine never reaches the vendor.
+
+    Raises:
+        EngineError: made by another toolchain or for another device, or a file is missing or cut short.
+    """
+    for key, here in expected.items():
+        made = blob.metadata.get(key)
+        if made != here:
+            raise EngineError(
+                f"the engine was made with {key} {made!r}, here it is {here!r}",
+                where=blob.root,
+                remedy="compile it again on this machine",
+            )
+    for name, size in zip(blob.files, blob.metadata["bytes"], strict=True):
+        path = blob.root / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise EngineError(
+                f"expected {size} bytes, found {'no file' if found is None else found}",
+                where=path,
+                remedy="compile it again",
+            )
