@@ -87,7 +87,12 @@ class Graph:
         """
         if self.weight_bytes > PROTOBUF_LIMIT - 2**24:
             raise GraphError("its weights do not fit into one protobuf message of 2 GB", where=self.source)
-        return ir.to_proto(self.model)
+        model = self.edit()
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+        return ir.to_proto(model)
 
     def save(self, path: Path) -> None:
         """Writes the graph to one file, or with a ``.weights`` file beside it where it passes 2 GB."""

@@ -1,0 +1,1 @@
+"""Learn a task on a backbone: recipe, data, loop, evaluation."""

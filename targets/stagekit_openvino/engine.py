@@ -85,7 +85,10 @@ class OvLane:
             shape = tuple(int(d) for d in request.model_outputs[index].shape)
             outputs.append(self._engine.pool.take(spec, shape))
             request.set_output_tensor(index, outputs[-1].tensor)
-        request.infer()
+        # Started and waited for, the call runs on the stream's own thread, whose caches and worker threads stay
+        # with it; ``infer()`` would run on this one, a different one in each engine of a chain (6 % slower).
+        request.start_async()
+        request.wait()
         return tuple(HostBuffer(output.spec, output.array) for output in outputs)
 
 

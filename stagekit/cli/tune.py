@@ -1,0 +1,116 @@
+"""``stagekit tune``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stagekit.bundle.manifest import TaskManifest
+from stagekit.cli.console import PATH, emit, json_option, megabytes, note, table
+from stagekit.errors import UsageError
+from stagekit.target import Progress
+
+if TYPE_CHECKING:
+    from stagekit.tune.loop import Status, Watch
+
+
+@click.command()
+@click.argument("recipe", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Where the .task folder goes; by default NAME.task here.")
+@click.option("--data", type=PATH, help="The data set's folder, instead of the recipe's.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint beside the output.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override the recipe.")
+@json_option
+def command(
+    recipe: Path, output: Path | None, data: Path | None, resume: bool, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Learn the task that RECIPE describes on a frozen backbone.
+
+    Checkpoints and log.csv go to NAME.tuning beside the output. Ctrl-C saves; --resume goes on from there.
+
+    \b
+    Examples:
+      stagekit tune examples/landcover.toml -o landcover.task
+      stagekit tune examples/landcover.toml -o landcover.task --resume
+      stagekit tune examples/landcover.toml --set train.iterations=50 --set method.kind=head -o head.task
+    """
+    try:
+        from stagekit.tune.recipe import read_recipe
+        from stagekit.tune.tune import tune
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"tuning needs the package {error.name}", where="tune", remedy="pip install 'stagekit[tune]'"
+        ) from error
+
+    chosen = read_recipe(recipe, overrides, data)
+    folder = output or Path(f"{chosen.task.name}.task")
+    try:
+        with _display() as (tell, watch):
+            manifest = tune(chosen, folder, resume=resume, progress=tell, watch=watch)
+    except KeyboardInterrupt:
+        note(f"stopped; to go on: stagekit tune {recipe} -o {folder} --resume")
+        raise
+    emit({"path": str(folder), **manifest.model_dump(mode="json", by_alias=True)}, describe(manifest, folder), as_json)
+
+
+def describe(manifest: TaskManifest, folder: Path) -> str:
+    """A tuned task for people: its size and what it scored."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    adapters = sum(entry.macs for entry in (*manifest.prompts, manifest.head))
+    lines = [f"{folder}: {len(manifest.classes)} classes, {megabytes(size)}, {adapters / 1e6:.1f} MMAC a frame"]
+    for metric in manifest.metrics:
+        lines.append(f"{metric.name} on {metric.split} ({metric.images} images): {100 * metric.value:.2f}")
+    scored = next((m for m in manifest.metrics if m.name == "miou"), None)
+    if scored is not None:
+        rows = [(name, "-" if value is None else 100 * value) for name, value in scored.per_class.items()]
+        lines.append(table([f"class ({scored.split})", "IoU"], rows))
+    return "\n".join(lines)
+
+
+@contextmanager
+def _display() -> Iterator[tuple[Progress, Watch]]:
+    """What is going on, and a bar with loss, mIoU and time left; lines where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield _changes(), _line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        bar = shown.add_task("", total=None, facts="")
+
+        def watch(status: Status) -> None:
+            shown.update(bar, description="tuning", total=status.steps, completed=status.step, facts=_facts(status))
+
+        yield lambda text: shown.update(bar, description=text, facts=""), watch
+
+
+def _changes() -> Progress:
+    """Prints a phase once, not each of its counts."""
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        phase = text.partition(":")[0]
+        if phase != last:
+            note(f"  {phase}")
+        last = phase
+
+    return tell
+
+
+def _line(status: Status) -> None:
+    if status.scored or status.step in (1, status.steps):
+        note(f"  step {status.step} of {status.steps}: {_facts(status)}")
+
+
+def _facts(status: Status) -> str:
+    miou = "" if status.miou is None else f", mIoU {100 * status.miou:.2f}"
+    minutes, seconds = divmod(round(status.seconds_left), 60)
+    return f"loss {status.loss:.3f}{miou}, {minutes}:{seconds:02d} left"

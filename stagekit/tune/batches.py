@@ -1,0 +1,106 @@
+"""Batches of frames: a pure function of seed and index, so that a run resumes without any state of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stagekit.data.folder import Folder
+from stagekit.data.geometry import Geometry
+from stagekit.data.images import Pixels
+from stagekit.tune.augment import Augment
+
+MEMORY = 1 << 30
+"""Bytes of decoded images and labels that are kept; past it, files are read again each time."""
+
+
+class Images:
+    """The images of a split with their labels, by position; small sets stay in memory.
+
+    Args:
+        folder: the data set.
+        split: whose images.
+        geometry: brings each to the frame first; None leaves them in their own size.
+    """
+
+    def __init__(self, folder: Folder, split: str, geometry: Geometry | None) -> None:
+        self.folder, self.geometry = folder, geometry
+        self.stems = folder.stems(split)
+        self._kept: dict[int, tuple[Pixels, Pixels]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def __getitem__(self, position: int) -> tuple[Pixels, Pixels]:
+        if position in self._kept:
+            return self._kept[position]
+        _, image, labels = self.folder.read(self.stems[position])
+        if self.geometry is not None:
+            image, labels = self.geometry.apply(image)[0], self.geometry.apply_to_labels(labels)
+        if self._bytes + image.nbytes + labels.nbytes <= MEMORY:
+            self._bytes += image.nbytes + labels.nbytes
+            self._kept[position] = image, labels
+        return image, labels
+
+
+class Order:
+    """Which image comes when: a new permutation each epoch, drawn from the seed."""
+
+    def __init__(self, images: int, batch: int, seed: int) -> None:
+        self.images, self.batch, self.seed = images, batch, seed
+        self._permutation = lru_cache(maxsize=2)(self._draw)
+
+    def places(self, index: int) -> list[tuple[int, int]]:
+        """For each slot of batch ``index``: its running number since the start, and the position of its image."""
+        numbers = range(index * self.batch, (index + 1) * self.batch)
+        return [(n, int(self._permutation(n // self.images)[n % self.images])) for n in numbers]
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"images": self.images, "batch": self.batch, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng((self.seed, 0, epoch)).permutation(self.images)
+
+
+def sample_generator(seed: int, number: int) -> np.random.Generator:
+    """Randomness of the augmentation of one sample, whichever process draws it."""
+    return np.random.default_rng((seed, 1, number))
+
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch ``index``: frames uint8 (batch, height, width, 3) and labels uint8 (batch, height, width)."""
+
+    def __init__(self, images: Images, augment: Augment, batch: int, seed: int) -> None:
+        self.images, self.augment, self.seed = images, augment, seed
+        self.order = Order(len(images), batch, seed)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        drawn = [
+            self.augment(*self.images[position], sample_generator(self.seed, number))
+            for number, position in self.order.places(index)
+        ]
+        return torch.from_numpy(np.stack([f for f, _ in drawn])), torch.from_numpy(np.stack([y for _, y in drawn]))
+
+
+def load(batches: Batches, start: int, end: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches ``start`` to ``end`` - 1, loaded ahead by ``workers`` processes (in this one if 0)."""
+    # A generator of its own: otherwise each iterator takes a number from torch's global one, and a resumed run,
+    # which makes one iterator more, would differ from an uninterrupted one.
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, end),
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    yield from loader

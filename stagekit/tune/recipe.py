@@ -1,0 +1,326 @@
+"""What to learn, as TOML: every choice of a tuning run, validated before anything is read or computed.
+
+Paths in a recipe are relative to its file. ``examples/`` holds complete ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stagekit.bundle.manifest import Name
+from stagekit.errors import UsageError
+from stagekit.models.pdc import PDCMode
+from stagekit.models.spm import Activation, Norm, Prompt
+
+Kind = Literal["spm", "head", "full", "scratch"]
+
+
+class Section(BaseModel):
+    """Immutable, and strict about keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskSection(Section):
+    """``[task]``: the name that the bundle carries."""
+
+    name: Name
+
+
+class BackboneSection(Section):
+    """``[backbone]``: a registered architecture.
+
+    Attributes:
+        name: or an alias.
+        weights: a file, or ``packaged`` for those that an installed package carries. Unused by ``scratch``.
+        size: frame (height, width) in pixels; the architecture's own by default.
+        output_stride: input pixels per cell of the last feature; the architecture's own by default.
+        cuts: boundaries besides those that are always there; the architecture's own choice by default.
+    """
+
+    name: str
+    weights: Literal["packaged"] | Path = "packaged"
+    size: tuple[int, int] | None = None
+    output_stride: int | None = None
+    cuts: tuple[str, ...] | None = None
+
+
+class DataSection(Section):
+    """``[data]``: a folder laid out as :mod:`stagekit.data.folder` says, and which split is for what.
+
+    Attributes:
+        folder: of the data set.
+        train: learned from.
+        val: chooses the best checkpoint; empty for none (the last one is kept).
+        test: scored once, at the end; empty for none.
+        note: about scenes and labels, for the manifest.
+    """
+
+    folder: Path
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    note: str = ""
+
+
+class MethodSection(Section):
+    """``[method]``: what learns.
+
+    Attributes:
+        kind: ``spm`` tunes SPMs and head, ``head`` the head alone; ``full`` and ``scratch`` the backbone too, from
+            its weights or from random ones.
+        prompts: boundaries that carry an SPM, or ``all`` up to the last that the head reads; of ``spm`` alone.
+        preset: of the inner widths c_hat.
+        widths: c_hat for each prompt, instead of a preset.
+        pdc: ``single`` replaces each pyramid by one 3x3 convolution (ablation).
+        dilations: rates of the pyramid.
+        interim_weight: a_i of the loss; 0 leaves the semantic maps without guidance (ablation).
+        prompt: multiplicative P = F * W, or additive P = W.
+        norm, activation: inside the SPMs.
+    """
+
+    kind: Kind = "spm"
+    prompts: Literal["all"] | tuple[str, ...] = "all"
+    preset: str = "small"
+    widths: tuple[int, ...] | None = None
+    pdc: PDCMode = "pyramid"
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    interim_weight: float = Field(0.4, ge=0)
+    prompt: Prompt = "multiplicative"
+    norm: Norm = "none"
+    activation: Activation = "none"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stays as it is."""
+        return self.kind in ("spm", "head")
+
+    @model_validator(mode="after")
+    def _one_width_each(self) -> MethodSection:
+        if self.kind == "spm" and not self.prompts:
+            raise ValueError("method 'spm' prompts at least one boundary; for none, use kind = \"head\"")
+        if self.widths is not None and (self.prompts == "all" or len(self.widths) != len(self.prompts)):
+            raise ValueError("widths are given one for each boundary named in prompts")
+        return self
+
+
+class HeadSection(Section):
+    """``[head]``: its kind, the boundaries that it reads (by default the last) and its width (its own default)."""
+
+    kind: str = "light"
+    reads: tuple[str, ...] = ()
+    width: int | None = Field(None, gt=0)
+
+
+class AugmentSection(Section):
+    """``[train.augment]``: random changes of a frame and its labels; the defaults change nothing.
+
+    Attributes:
+        flip: mirror left to right, half the time.
+        flip_vertical: mirror top to bottom, half the time; for scenes without an up.
+        rotate: largest angle in radians, either way.
+        scale: smallest and largest factor of size.
+        brightness: largest relative change of brightness; each channel gets the same.
+        crop: cut frames from the image at its own resolution; otherwise the whole image is stretched to the frame.
+    """
+
+    flip: bool = False
+    flip_vertical: bool = False
+    rotate: float = Field(0.0, ge=0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    brightness: float = Field(0.0, ge=0, lt=1)
+    crop: bool = False
+
+    @property
+    def random(self) -> bool:
+        """Whether two draws from one image may differ."""
+        return bool(self.model_dump() != AugmentSection().model_dump())
+
+    @model_validator(mode="after")
+    def _a_range(self) -> AugmentSection:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError("scale is [smallest, largest], both above 0")
+        return self
+
+
+class TrainSection(Section):
+    """``[train]``: the loop.
+
+    Attributes:
+        iterations: optimizer steps.
+        batch: frames in one pass.
+        accumulate: passes whose gradients one step averages.
+        lr_head, lr_spm, lr_backbone: peak learning rates of the parts that learn.
+        weight_decay: on weights, not on biases or normalisation.
+        momentum: of ``sgd``.
+        warmup: steps of linear rise, before the poly decay of exponent ``power``.
+        seed: of initialisation, order, augmentation and dropout.
+        precision: ``bf16`` is autocast, weights stay float32.
+        class_weights: one for each class, or ``balanced`` for 1 / sqrt(frequency) scaled to a mean of 1.
+        eval_every: steps between scores on ``val`` (and checkpoints); the end always has one.
+        cache: ``auto`` caches features before the first prompt while no augmentation changes them; a number
+            precomputes so many augmented variants of every image and caches theirs; ``off`` neither.
+        cache_megabytes: what the cache may take in memory.
+        workers: processes that load and augment.
+        device: ``auto`` takes CUDA where there is one.
+    """
+
+    iterations: int = Field(300, gt=0)
+    batch: int = Field(8, gt=0)
+    accumulate: int = Field(1, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr_head: float = Field(1e-2, gt=0)
+    lr_spm: float = Field(2e-3, gt=0)
+    lr_backbone: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    warmup: int = Field(20, ge=0)
+    power: float = Field(0.9, ge=0)
+    seed: int = Field(0, ge=0)
+    precision: Literal["bf16", "f32"] = "bf16"
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    eval_every: int = Field(50, gt=0)
+    cache: Literal["auto", "off"] | int = "auto"
+    cache_megabytes: int = Field(1024, gt=0)
+    workers: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    augment: AugmentSection = AugmentSection()
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> TrainSection:
+        if self.warmup >= self.iterations and self.warmup:
+            raise ValueError(f"warmup ({self.warmup}) must be shorter than iterations ({self.iterations})")
+        if isinstance(self.cache, int) and self.cache < 1:
+            raise ValueError("cache is 'auto', 'off' or the number of variants, at least 1")
+        return self
+
+
+class EvaluateSection(Section):
+    """``[evaluate]``: how an image is predicted.
+
+    Attributes:
+        mode: ``whole`` stretches the image to the frame; ``slide`` moves a window of the frame's size over it.
+        stride: (vertical, horizontal) steps of the window in pixels; two thirds of the frame by default.
+    """
+
+    mode: Literal["whole", "slide"] = "whole"
+    stride: tuple[int, int] | None = None
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    task: TaskSection
+    backbone: BackboneSection
+    data: DataSection
+    method: MethodSection = MethodSection()
+    head: HeadSection = HeadSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    def portable(self) -> dict[str, Any]:
+        """All choices as JSON, with files by name alone: what a manifest may say."""
+        stated = self.model_dump(mode="json")
+        stated["data"]["folder"] = self.data.folder.name
+        stated["backbone"]["weights"] = Path(self.backbone.weights).name
+        return stated
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that decides the result."""
+        stated = self.portable()
+        for harmless in ("workers", "cache_megabytes"):
+            del stated["train"][harmless]
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def read_recipe(
+    path: str | PathLike[str], overrides: Iterable[str] = (), data: str | PathLike[str] | None = None
+) -> Recipe:
+    """The recipe in a TOML file.
+
+    Args:
+        path: of the file.
+        overrides: ``section.key=value`` each, the value as TOML writes it (quotes may be left out).
+        data: the data set's folder, instead of the recipe's.
+
+    Raises:
+        UsageError: it cannot be read, or lists every unknown key (with the nearest known one) and wrong value.
+    """
+    file = Path(path)
+    try:
+        stated = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the recipe cannot be read ({error.strerror})", where=path) from error
+    except ValueError as error:  # TOML or UTF-8
+        raise UsageError(f"the recipe is not TOML: {error}", where=path) from error
+    for override in overrides:
+        _set(stated, override)
+    if data is not None:
+        stated.setdefault("data", {})["folder"] = str(Path(data).absolute())
+    for section, key in (("data", "folder"), ("backbone", "weights")):
+        value = stated.get(section, {}).get(key) if isinstance(stated.get(section), dict) else None
+        if isinstance(value, str) and value != "packaged":
+            stated[section][key] = str(file.parent / value)
+    return parse_recipe(stated, where=file)
+
+
+def parse_recipe(stated: Mapping[str, Any], where: str | PathLike[str] = "recipe") -> Recipe:
+    """The recipe of a dictionary.
+
+    Raises:
+        UsageError: as for :func:`read_recipe`.
+    """
+    try:
+        return Recipe.model_validate(stated)
+    except ValidationError as error:
+        problems = dict.fromkeys(_problem(entry["type"], entry["loc"], entry["msg"]) for entry in error.errors())
+        raise UsageError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:" + "".join(f"\n  - {p}" for p in problems),
+            where=where,
+        ) from error
+
+
+def _problem(kind: str, place: Sequence[int | str], message: str) -> str:
+    """One line for one of pydantic's errors."""
+    # Past the key stand the alternatives of its type, which say nothing to who wrote the recipe.
+    known: Mapping[str, Any] = Recipe.model_fields
+    keys: list[str] = []
+    for part in map(str, place):
+        if part not in known:
+            break
+        keys.append(part)
+        section = known[part].annotation
+        known = section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
+    name = ".".join(keys)
+    if kind != "extra_forbidden":
+        return f"{name or 'recipe'}: {message.removeprefix('Value error, ')}"
+    strange = str(place[-1])
+    near = difflib.get_close_matches(strange, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"{name + '.' if name else ''}{strange}: no such key; {hint}"
+
+
+def _set(stated: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    *sections, key = name.strip().split(".")
+    if not equals or not sections or not key:
+        raise UsageError(f"expected section.key=value, got {override!r}", where="--set")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = stated
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{section!r} is a value, not a section", where=f"--set {override}")
+    table[key] = value

@@ -1,0 +1,211 @@
+"""The driver: a recipe to a task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest
+from stagekit.data.folder import Folder
+from stagekit.data.geometry import Geometry
+from stagekit.errors import VerificationFailed
+from stagekit.models.backbone import Backbone
+from stagekit.models.counts import parameters
+from stagekit.models.identity import backbone_id
+from stagekit.models.prompted import PromptedNetwork
+from stagekit.target import Progress, silent
+from stagekit.tune.augment import Augment
+from stagekit.tune.batches import Batches, Images, load
+from stagekit.tune.checkpoint import Progressed
+from stagekit.tune.features import cache_features, variants_to_cache
+from stagekit.tune.loop import Input, Source, Status, Watch, learn
+from stagekit.tune.network import create_backbone, create_network
+from stagekit.tune.predict import predictor
+from stagekit.tune.recipe import Recipe
+from stagekit.tune.schedule import class_weights
+from stagekit.tune.score import metrics, score
+
+
+def tune(
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+    watch: Watch = lambda status: None,
+    backbone: Backbone | None = None,
+) -> TaskManifest:
+    """Learns a task and writes it to ``output`` (``X.task``); checkpoints and log go to ``X.tuning`` beside it.
+
+    With method ``full`` or ``scratch`` the backbone that was learned is written to ``X.stages`` beside it: the task
+    fits no other.
+
+    Args:
+        recipe: from :func:`stagekit.tune.recipe.read_recipe`.
+        output: the bundle to write.
+        resume: goes on from the checkpoint in ``X.tuning``.
+        progress: told what is going on.
+        watch: told about every step.
+        backbone: instead of the one that the recipe names, for architectures that are not registered.
+
+    Raises:
+        UsageError, WeightsError: the recipe does not fit.
+        DatasetError: lists all that is wrong with the data.
+        VerificationFailed: the frozen backbone is not what it was.
+        KeyboardInterrupt: after SIGINT, once a checkpoint is written.
+    """
+    progress("checking the data set")
+    folder = Folder.open(recipe.data.folder)
+    folder.check(lambda done, total: progress(f"checking the data set: {done} of {total}"))
+    frequencies = folder.class_frequencies(recipe.data.train)
+    progress("building the network")
+    if backbone is None:
+        backbone = create_backbone(recipe.backbone, recipe.method, recipe.train.seed)
+    before = backbone_id(backbone)
+    network = create_network(recipe, backbone, len(frequencies), torch.from_numpy(frequencies).float())
+    at = train(network, recipe, folder, frequencies, output.with_suffix(".tuning"), resume, progress, watch)
+    network.cpu().requires_grad_(False)
+    after = backbone_id(backbone)
+    if recipe.method.frozen and after != before:
+        raise VerificationFailed(
+            f"the frozen backbone changed while tuning: its id was {before[:16]}, now it is {after[:16]}",
+            where=recipe.task.name,
+        )
+    scores = final_scores(network, recipe, folder, progress)
+    return _write(network, recipe, folder, frequencies, output, after, at, scores, progress)
+
+
+def train(
+    network: PromptedNetwork,
+    recipe: Recipe,
+    folder: Folder,
+    frequencies: np.ndarray[Any, np.dtype[np.float64]],
+    run: Path,
+    resume: bool = False,
+    progress: Progress = silent,
+    watch: Watch = lambda status: None,
+) -> Progressed:
+    """Tunes the network in place on the recipe's device and data; see :func:`stagekit.tune.loop.learn`."""
+    device = _device(recipe.train.device)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predict = predictor(network, recipe.evaluate)
+    weights = class_weights(recipe.train.class_weights, torch.from_numpy(frequencies).float())
+
+    def miou() -> float:
+        return score(folder, recipe.data.val, predict).miou()
+
+    return learn(
+        network,
+        recipe,
+        create_source(network, recipe, folder, device, progress),
+        miou if recipe.data.val else None,
+        run,
+        data=folder.digest(),
+        class_weights=None if weights is None else weights.to(device),
+        resume=resume,
+        watch=watch,
+    )
+
+
+def create_source(
+    network: PromptedNetwork, recipe: Recipe, folder: Folder, device: torch.device, progress: Progress = silent
+) -> Source:
+    """Batches of the training split: frames, or cached features where the recipe allows them."""
+    options, size = recipe.train, network.backbone.size
+    geometry = None if options.augment.crop else Geometry(*size)
+    images = Images(folder, recipe.data.train, geometry)
+    red, green, blue = (round(level) for level in network.backbone.preprocessing.mean)
+    augment = Augment(options.augment, size, (red, green, blue))
+    variants = variants_to_cache(options, recipe.method.frozen)
+    if not variants:
+        batches = Batches(images, augment, options.batch, options.seed)
+        return lambda start, end: load(batches, start, end, options.workers)
+    cached = cache_features(
+        network.eval(),
+        images,
+        augment,
+        options,
+        variants,
+        device,
+        lambda done, total: progress(f"caching features: {done} of {total} images, {variants} variants each"),
+    )
+
+    def source(start: int, end: int) -> Iterator[tuple[Input, Tensor]]:
+        for index in range(start, end):
+            yield cached[index]
+
+    return source
+
+
+def final_scores(
+    network: PromptedNetwork, recipe: Recipe, folder: Folder, progress: Progress = silent
+) -> tuple[Metric, ...]:
+    """Metrics of the tuned network on ``val`` and, this once, on ``test``."""
+    predict = predictor(network, recipe.evaluate)
+    found: tuple[Metric, ...] = ()
+    for split in (recipe.data.test, recipe.data.val):
+        if split:
+            progress(f"scoring on {split}")
+            found += metrics(score(folder, split, predict), folder, split, recipe.data.folder.name)
+    return found
+
+
+def _write(
+    network: PromptedNetwork,
+    recipe: Recipe,
+    folder: Folder,
+    frequencies: np.ndarray[Any, np.dtype[np.float64]],
+    output: Path,
+    identity: str,
+    at: Progressed,
+    scores: tuple[Metric, ...],
+    progress: Progress,
+) -> TaskManifest:
+    # Imported here, because exporters are slow to load and a run that fails earlier needs none.
+    from stagekit.partition.partition import partition_module
+    from stagekit.partition.task import write_task
+
+    classes = folder.classes
+    learned = parameters(network.head) + parameters(network.spms)
+    if not recipe.method.frozen:
+        learned += parameters(network.backbone)
+        partition_module(
+            network.backbone.eval(),
+            output.with_suffix(".stages"),
+            weights=f"tuned by {recipe.task.name} ({recipe.method.kind})",
+            progress=progress,
+        )
+    return write_task(
+        network.eval(),
+        output,
+        name=recipe.task.name,
+        backbone=identity,
+        classes=[ClassEntry(name=n, color=c) for n, c in zip(classes.names, classes.palette, strict=True)],
+        prior=[float(share) for share in frequencies],
+        metrics=scores,
+        provenance={
+            "recipe": recipe.portable(),
+            "data": {"digest": at.data, "source": classes.source, "license": classes.license},
+            "learned_parameters": learned,
+            "seconds": round(at.seconds, 1),
+            "best_step": at.best_step,
+            "torch": torch.__version__,
+            "written": time.strftime("%Y-%m-%d", time.gmtime()),
+        },
+        progress=progress,
+    )
+
+
+def _device(choice: str) -> torch.device:
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(choice)
+
+
+__all__ = ["Status", "create_source", "final_scores", "train", "tune"]

@@ -1,0 +1,127 @@
+"""Engines as files: the same bytes each time, loaded anywhere alike, never when damaged or foreign."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stagekit.errors import EngineError
+from stagekit.graph import Graph
+from stagekit.target import EngineBlob
+
+from .conftest import Bench, buffers
+from .graphs import sample
+
+Compiled = Callable[[str], tuple[Graph, EngineBlob]]
+
+
+def digest(blob: EngineBlob) -> str:
+    return hashlib.sha256(b"".join((blob.root / name).read_bytes() for name in blob.files)).hexdigest()
+
+
+IN_A_FRESH_PROCESS = """
+import hashlib, json, sys
+from pathlib import Path
+import numpy as np
+from stagekit import target as targets
+from stagekit.graph import TensorSpec, load
+from stagekit.target import EngineBlob, HostBuffer, parse_profile, silent
+
+folder = Path(sys.argv[1])
+facts = json.loads((folder / "facts.json").read_text())
+profile = parse_profile(facts["profile"], "again", "facts.json")
+target = targets.get(profile.target)
+inputs, outputs = (tuple(TensorSpec.from_dict(s) for s in facts[k]) for k in ("inputs", "outputs"))
+(folder / "again").mkdir()
+again = target.compile(load(folder / "graph.onnx"), inputs, outputs, profile, folder / "again", silent)
+print(hashlib.sha256(b"".join((again.root / name).read_bytes() for name in again.files)).hexdigest())
+blob = EngineBlob(Path(facts["root"]), tuple(facts["files"]), inputs, outputs, facts["metadata"])
+engine = target.load(blob, profile)
+array = np.load(folder / "input.npy")
+(found,) = engine.lane().submit([HostBuffer(inputs[0].bind(batch=1), array)], 1).wait()
+np.save(folder / "output.npy", found.to_host())
+"""
+
+
+def test_a_fresh_process_compiles_the_same_bytes_and_loads_the_files(
+    bench: Bench, compiled: Compiled, tmp_path: Path
+) -> None:
+    graph, blob = compiled("residual")
+    s = sample(graph, 1)
+    graph.save(tmp_path / "graph.onnx")
+    np.save(tmp_path / "input.npy", s.inputs[0])
+    facts = {
+        "profile": {k: v for k, v in bench.profile.to_dict().items() if k != "name"},
+        "root": str(blob.root),
+        "files": blob.files,
+        "metadata": dict(blob.metadata),
+        "inputs": [spec.to_dict() for spec in blob.inputs],
+        "outputs": [spec.to_dict() for spec in blob.outputs],
+    }
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    command = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == digest(blob) + "\n"
+    assert run.stderr == ""
+    engine = bench.target.load(blob, bench.profile)
+    (here,) = engine.lane().submit(buffers(engine.inputs, s.inputs), 1).wait()
+    assert np.array_equal(np.load(tmp_path / "output.npy"), here.to_host())
+    engine.close()
+
+
+def test_compiling_leaves_nothing_but_the_engine(compiled: Compiled) -> None:
+    _, blob = compiled("conv")
+    assert {path.name for path in blob.root.iterdir()} == set(blob.files)
+    json.dumps(dict(blob.metadata))
+
+
+@pytest.fixture
+def copied(compiled: Compiled, tmp_path: Path) -> EngineBlob:
+    _, blob = compiled("conv")
+    shutil.copytree(blob.root, tmp_path / "copy")
+    return replace(blob, root=tmp_path / "copy")
+
+
+def test_a_truncated_engine_is_refused(bench: Bench, copied: EngineBlob) -> None:
+    path = copied.root / copied.files[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(EngineError, match="bytes") as caught:
+        bench.target.load(copied, bench.profile)
+    assert path.name in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_missing_file_is_refused(bench: Bench, copied: EngineBlob) -> None:
+    (copied.root / copied.files[-1]).unlink()
+    with pytest.raises(EngineError, match="no file"):
+        bench.target.load(copied, bench.profile)
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "garbage"])
+def test_bytes_that_the_vendor_cannot_read_are_an_engine_error(bench: Bench, copied: EngineBlob, damage: str) -> None:
+    """The right size on record does not help: the vendor's own refusal is translated."""
+    whole = (copied.root / copied.files[0]).read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, len(whole)).astype(np.uint8).tobytes()
+    (copied.root / copied.files[0]).write_bytes(
+        {"half": whole[: len(whole) // 2], "empty": b"", "garbage": noise}[damage]
+    )
+    sizes = [(copied.root / name).stat().st_size for name in copied.files]
+    with pytest.raises(EngineError, match="damaged|record"):
+        bench.target.load(replace(copied, metadata={**copied.metadata, "bytes": sizes}), bench.profile)
+
+
+@pytest.mark.parametrize("key", ["toolchain", "device"])
+def test_an_engine_made_elsewhere_is_refused(bench: Bench, copied: EngineBlob, key: str) -> None:
+    foreign = replace(copied, metadata={**copied.metadata, key: "something else"})
+    with pytest.raises(EngineError, match=f"{key} 'something else'"):
+        bench.target.load(foreign, bench.profile)
