@@ -22,6 +22,8 @@ Each says what is wrong, where (a file or a node), and what to do about it. The 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from os import PathLike
 
 
@@ -117,3 +119,10 @@ class StoreError(StagekitError):
 
 class CompileError(StagekitError):
     """A target could not build a graph."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` or a list of what is known: the tail of an error about a wrong name."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names[:20])}"

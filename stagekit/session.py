@@ -19,11 +19,11 @@ import numpy as np
 from stagekit import target as targets
 from stagekit.bundle import DeployedTask, DeployManifest, read_manifest
 from stagekit.data.geometry import Geometry
-from stagekit.errors import BundleError, TargetUnavailable, UsageError
+from stagekit.errors import BundleError, TargetUnavailable, UsageError, nearest
 from stagekit.runtime.program import Program, task_program
 from stagekit.runtime.scheduler import CallStatistics, Scheduler
 from stagekit.store import load_entry
-from stagekit.target import Engine, HostBuffer, nearest
+from stagekit.target import Engine, HostBuffer
 
 Array = np.ndarray[Any, Any]
 

@@ -6,7 +6,6 @@ ones use the same door. Nothing outside a target knows which target it talks to.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from stagekit.errors import TargetUnavailable, UsageError
+from stagekit.errors import TargetUnavailable, UsageError, nearest
 from stagekit.graph.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -271,12 +270,6 @@ def get(name: str) -> Target:
     except ImportError as error:
         raise TargetUnavailable(f"the package of target {name!r} does not import: {error}", where=name) from error
     return target
-
-
-def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """``"; did you mean X?"`` or a list of what is known: the tail of an error about a wrong name."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def shipped_profiles(name: str) -> dict[str, Path]:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from stagekit.bundle import Boundary, Frame, HeadEntry, PromptEntry, TaskManifest, read_graph
-from stagekit.errors import BundleError
+from stagekit.errors import BundleError, nearest
 from stagekit.graph import Graph
 from stagekit.graph.labels import with_labels
 from stagekit.graph.shapes import BATCH, bind
 from stagekit.graph.tokens import TokenGrid, over_tokens
-from stagekit.target import nearest
 
 Output = Literal["labels", "logits"]
 

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import click
 
-from stagekit import target as targets
-from stagekit.build.deploy import Compiled, compile_bundles, compile_into
-from stagekit.build.engines import Builder
-from stagekit.build.place import Output
-from stagekit.bundle import DeployManifest, read_manifest
+from stagekit.build.compile import compile
+from stagekit.build.deploy import Compiled
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, table
-from stagekit.errors import UsageError
 from stagekit.store import Store
 
 
@@ -44,32 +40,18 @@ def command(
       stagekit compile lite0.stages landcover.task water.task --target openvino -o lite0.deploy
       stagekit compile --into lite0.deploy roads.task
     """
-    store = Store.default()
-    form: Output = "logits" if outputs == "logits" else "labels"
     with progress() as tell:
-        store = Store(store.root, warn=note)
-        if into is not None:
-            if target_name or profile_name or output:
-                raise UsageError("--into keeps the deployment's own target and profile", where=into)
-            manifest = read_manifest(into, DeployManifest)
-            profile = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
-            compiled = compile_into(into, bundles, Builder(targets.get(profile.target), profile, store, tell), form)
-        else:
-            profile = _profile(target_name, profile_name)
-            builder = Builder(targets.get(profile.target), profile, store, tell)
-            compiled = compile_bundles(bundles[0], bundles[1:], builder, output, form)
+        compiled = compile(
+            bundles,
+            target=target_name,
+            profile=profile_name,
+            output=output,
+            into=into,
+            outputs="logits" if outputs == "logits" else "labels",
+            store=Store(Store.default().root, warn=note),
+            progress=tell,
+        )
     emit(_data(compiled, into or output), _text(compiled, into or output), as_json)
-
-
-def _profile(target_name: str | None, profile_name: str | None) -> targets.Profile:
-    if profile_name is not None:
-        profile = targets.load_profile(profile_name)
-        if target_name is not None and targets.get(target_name).name != profile.target:
-            raise UsageError(f"the profile is for {profile.target}, --target says {target_name}", where=profile_name)
-        return profile
-    if target_name is None:
-        raise UsageError("give --target or --profile", remedy="`stagekit targets` lists both")
-    return targets.default_profile(target_name)
 
 
 def _data(compiled: Compiled, path: Path | None) -> dict[str, object]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stagekit.errors import GraphError, UsageError
+from stagekit.errors import GraphError, UsageError, nearest
 from stagekit.graph.cost import node_macs
 from stagekit.graph.fingerprint import in_order
 from stagekit.graph.model import Graph
-from stagekit.target import nearest
 
 
 @dataclass(frozen=True, slots=True)

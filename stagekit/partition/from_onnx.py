@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from stagekit.errors import GraphError, UsageError
+from stagekit.errors import GraphError, UsageError, nearest
 from stagekit.graph import Graph
 from stagekit.graph.model import spec_of
 from stagekit.graph.shapes import BATCH, bind
-from stagekit.target import nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageE
 from stagekit.graph import Graph, TensorSpec, with_edges
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_openvino.engine import OvEngine
+from stagekit_openvino.export import canonical_export
 from stagekit_openvino.frontend import without_conversion
 
 ENGINE_REVISION = 1
@@ -203,6 +204,7 @@ def _properties(profile: Profile) -> dict[str, Any]:
         properties["NUM_STREAMS"] = str(_positive(profile, "streams", 1))
         # Many engines share the cores; pinned to the same ones they would wait for each other.
         properties["ENABLE_CPU_PINNING"] = False
+        properties |= canonical_export()
     return properties
 
 

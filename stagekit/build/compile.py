@@ -1,0 +1,71 @@
+"""``stagekit compile`` as a function: names resolved, then the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from stagekit import target as targets
+from stagekit.build.deploy import Compiled, compile_bundles, compile_into
+from stagekit.build.engines import Builder
+from stagekit.build.place import Output
+from stagekit.bundle import DeployManifest, read_manifest
+from stagekit.errors import UsageError
+from stagekit.store import Store
+from stagekit.target import Profile, Progress, silent
+
+
+def compile(
+    bundles: Sequence[str | PathLike[str]],
+    *,
+    target: str | None = None,
+    profile: str | None = None,
+    output: str | PathLike[str] | None = None,
+    into: str | PathLike[str] | None = None,
+    outputs: Output = "labels",
+    store: Store | None = None,
+    progress: Progress = silent,
+) -> Compiled:
+    """Compiles a ``.stages`` folder and any number of ``.task`` folders; what is in the store is not built again.
+
+    Args:
+        bundles: the stages first, then tasks; with ``into`` tasks alone.
+        target: a target's name or alias, whose default profile is used when ``profile`` is not given.
+        profile: a shipped profile's name, or a path ending in ``.toml``.
+        output: the ``.deploy`` folder to write; without it engines go into the store alone.
+        into: the ``.deploy`` folder to add tasks to.
+        outputs: what heads give: label maps in the frame's size, or logits.
+        store: :meth:`Store.default` if not given.
+
+    Raises:
+        UsageError: options that contradict each other, or unknown names.
+        BundleError, CompileError, StoreError, TargetUnavailable: see :mod:`stagekit.build.deploy`.
+    """
+    paths = [Path(b) for b in bundles]
+    store = store or Store.default()
+    if into is not None:
+        if target or profile or output:
+            raise UsageError("--into keeps the deployment's own target and profile", where=into)
+        manifest = read_manifest(Path(into), DeployManifest)
+        kept = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
+        return compile_into(Path(into), paths, Builder(targets.get(kept.target), kept, store, progress), outputs)
+    chosen = resolve_profile(target, profile)
+    builder = Builder(targets.get(chosen.target), chosen, store, progress)
+    return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs)
+
+
+def resolve_profile(target: str | None, profile: str | None) -> Profile:
+    """The profile that the two names mean together.
+
+    Raises:
+        UsageError: neither is given, one is unknown, or they disagree.
+    """
+    if profile is not None:
+        chosen = targets.load_profile(profile)
+        if target is not None and targets.get(target).name != chosen.target:
+            raise UsageError(f"the profile is for {chosen.target}, --target says {target}", where=profile)
+        return chosen
+    if target is None:
+        raise UsageError("give --target or --profile", remedy="`stagekit targets` lists both")
+    return targets.default_profile(target)
