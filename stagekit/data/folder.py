@@ -12,33 +12,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stagekit.data.classes import Classes
-from stagekit.data.images import Pixels, is_image_name, read_image, read_mask, write_image, write_mask
+from stagekit.data.dataset import Dataset, Sample, class_frequencies, digest, reading_problems, refuse
+from stagekit.data.images import is_image_name, read_image, read_mask, write_image, write_mask
 from stagekit.data.palette import IGNORE
-from stagekit.errors import DatasetError, StagekitError
+from stagekit.errors import DatasetError
 
-LISTED = 20
-"""So many problems are spelled out by ``Folder.check``; the rest are counted."""
-
-
-class Sample(NamedTuple):
-    """An image uint8 (height, width, 3) with its labels uint8 (height, width), ``IGNORE`` where they do not count."""
-
-    stem: str
-    image: Pixels
-    mask: Pixels
+__all__ = ["Folder", "Sample", "to_folder", "write_folder"]
 
 
 @dataclass(frozen=True)
@@ -146,23 +136,8 @@ class Folder:
         """
         problems = self._pairing_problems()
         pairs = [stem for stem in self.images if self._has_mask(stem)]
-        for done, stem in enumerate(pairs):
-            progress(done, len(pairs))
-            try:
-                self.read(stem)
-            except StagekitError as error:
-                where = Path(error.where or "")
-                shown = where.relative_to(self.root) if where.is_relative_to(self.root) else where
-                problems.append(f"{shown.as_posix()}: {error.what}")
-        progress(len(pairs), len(pairs))
-        if problems:
-            listed = "".join(f"\n  - {problem}" for problem in problems[:LISTED])
-            more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-            raise DatasetError(
-                f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:{listed}{more}",
-                where=self.root,
-                remedy="mend or remove these files; every image needs a PNG mask of its stem and size",
-            )
+        problems += reading_problems(self, pairs, progress)
+        refuse(problems, self.root, "mend or remove these files; every image needs a PNG mask of its stem and size")
 
     def class_frequencies(self, split: str | None = None) -> NDArray[np.float64]:
         """The share of each class among the labelled pixels of a split: float64 (classes,), sum 1.
@@ -170,23 +145,11 @@ class Folder:
         Raises:
             DatasetError: when no pixel is labelled.
         """
-        counts = np.zeros(256, dtype=np.int64)
-        for sample in self.samples(split):
-            counts += np.bincount(sample.mask.reshape(-1), minlength=256)
-        labelled = counts[: len(self.classes.names)]
-        if not labelled.sum():
-            raise DatasetError("expected labelled pixels, found none", where=self.root, remedy="label some")
-        shares: NDArray[np.float64] = labelled / labelled.sum()
-        return shares
+        return class_frequencies(self, split)
 
     def digest(self) -> str:
         """SHA-256 (hex) of class names, splits and decoded pixels: equal for equal content, however compressed."""
-        hashed = hashlib.sha256(repr((self.classes.names, dict(self.splits))).encode())
-        for stem, image, mask in self.samples():
-            hashed.update(repr((stem, image.shape)).encode())
-            hashed.update(np.ascontiguousarray(image).data)
-            hashed.update(np.ascontiguousarray(mask).data)
-        return hashed.hexdigest()
+        return digest(self)
 
     def _pairing_problems(self) -> list[str]:
         files = [file for file in sorted((self.root / "images").iterdir()) if is_image_name(file)]
@@ -249,3 +212,34 @@ def write_folder(root: str | PathLike[str], classes: Classes, samples: Iterable[
     # Last, so that a folder with classes.json is a complete one.
     classes.write(folder / "classes.json")
     return Folder.open(folder)
+
+
+def to_folder(
+    dataset: Dataset,
+    root: str | PathLike[str],
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Folder:
+    """Write any data set as a folder, one sample at a time; what belongs to no split is written too.
+
+    Images become PNG, which for photographs is several times the size of the JPEG.
+
+    Args:
+        dataset: what to copy.
+        root: a new or empty folder.
+        progress: called with (samples written, samples in all).
+
+    Raises:
+        DatasetError: as for :func:`write_folder`.
+    """
+    # By split, so that each list keeps its order; then what belongs to none.
+    order: list[tuple[str | None, str]] = [(split, stem) for split, stems in dataset.splits.items() for stem in stems]
+    named = {stem for _, stem in order}
+    order += [(None, stem) for stem in dataset.stems() if stem not in named]
+
+    def samples() -> Iterator[tuple[str | None, Sample]]:
+        for done, (split, stem) in enumerate(order):
+            progress(done, len(order))
+            yield split, dataset.read(stem)
+        progress(len(order), len(order))
+
+    return write_folder(root, replace(dataset.classes, ignore=IGNORE), samples())

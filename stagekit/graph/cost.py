@@ -50,4 +50,10 @@ def _shape(value: ir.Value | None, batch: int) -> list[int]:
     if value is None:
         return []
     shape = value.const_value.shape if value.const_value is not None else value.shape
-    return [] if shape is None else [d if isinstance(d, int) else batch for d in shape]
+    return [] if shape is None else [d if isinstance(d, int) else _symbolic(d.value, batch) for d in shape]
+
+
+def _symbolic(dim: str | None, batch: int) -> int:
+    """The size of a symbolic dimension: the batch, or a multiple of it such as ``batch*12`` heads."""
+    _, _, factor = (dim or "").partition("*")
+    return batch * int(factor) if factor.isdigit() else batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,11 @@ import onnx_ir as ir
 
 from stagekit.errors import GraphError, UsageError, nearest
 from stagekit.graph.cost import node_macs
-from stagekit.graph.fingerprint import in_order
+from stagekit.graph.fingerprint import in_order, reads
 from stagekit.graph.model import Graph
+
+RANDOM = frozenset({"RandomNormal", "RandomUniform"})
+"""Operators that read nothing and yet are not constant: repeated, they would give other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +35,41 @@ class Candidate:
 def candidates(graph: Graph) -> list[Candidate]:
     """All places where a single activation crosses, in order; needs inferred shapes.
 
-    When such a tensor exists, every node computes either before it or after it, so that one walk in
-    topological order, counting the tensors still needed, finds all of them.
+    When such a tensor exists, every node that the outputs need computes either before it or after it, so that
+    one walk in topological order, counting the tensors still needed, finds all of them.
     """
-    nodes = in_order(graph.body)
+    nodes = _needed(graph.body)
     constant = _constant_values(graph.body, nodes)
-    remaining = {id(v): len(v.uses()) for node in nodes for v in node.outputs}
+    remaining = Counter(id(value) for node in nodes for value in reads(node))
     outputs = {id(v) for v in graph.body.outputs}
-    live = {id(v) for v in graph.body.inputs if v.name not in graph.body.initializers and v.uses()}
-    remaining |= {id(v): len(v.uses()) for v in graph.body.inputs}
+    live = {id(v) for v in graph.body.inputs if remaining[id(v)]}
     found: list[Candidate] = []
     spent = 0
     for node in nodes:
         spent += node_macs(node)
-        for value in node.inputs:
-            if value is not None and id(value) in remaining:
-                remaining[id(value)] -= 1
-                if remaining[id(value)] == 0 and id(value) not in outputs:
-                    live.discard(id(value))
-        for value in node.outputs:
-            if id(value) not in constant and (value.uses() or id(value) in outputs):
-                live.add(id(value))
+        for value in reads(node):
+            remaining[id(value)] -= 1
+            if not remaining[id(value)] and id(value) not in outputs:
+                live.discard(id(value))
+        live.update(id(v) for v in node.outputs if id(v) not in constant and (remaining[id(v)] or id(v) in outputs))
         if len(live) == 1:
             value = next((v for v in node.outputs if id(v) in live), None)
-            if value is not None and not value.is_graph_output() and value.shape is not None:
+            if value is not None and id(value) not in outputs and value.shape is not None:
                 dims = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
                 found.append(Candidate(str(value.name), spent, dims))
     return found
+
+
+def _needed(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes that the outputs depend on, in topological order."""
+    needed: set[int] = set()
+    stack = [v.producer() for v in graph.outputs]
+    while stack:
+        node = stack.pop()
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            stack.extend(v.producer() for v in reads(node))
+    return [node for node in in_order(graph) if id(node) in needed]
 
 
 def balanced(places: Sequence[Candidate], total_macs: int, stages: int) -> list[str]:
@@ -122,32 +134,46 @@ def cut(graph: Graph, boundaries: Sequence[Sequence[str]]) -> list[Graph]:
         GraphError: a tensor does not exist, the order is wrong, or tensors cross that were not named.
     """
     values = {str(v.name): v for node in graph.body for v in node.outputs}
-    for name in (n for tensors in boundaries for n in tensors):
+    for name, times in Counter(n for tensors in boundaries for n in tensors).items():
         if name not in values:
             raise GraphError(f"no tensor is called {name!r}" + nearest(name, list(values)), where=graph.source)
+        if times > 1:
+            raise GraphError(f"the tensor {name!r} is named twice; each can cross one cut", where=graph.source)
     ends = [[values[name] for name in tensors] for tensors in boundaries]
     ends.append(list(graph.body.outputs))
-    nodes = in_order(graph.body)
-    segment_of = _assign(nodes, ends, _constant_values(graph.body, nodes))
+    nodes = _needed(graph.body)
+    constant = _constant_values(graph.body, nodes)
+    for value in (v for tensors in ends[:-1] for v in tensors):
+        if id(value) in constant:
+            raise GraphError(f"the tensor {value.name!r} is constant: nothing crosses there", where=graph.source)
+    segment_of = _assign(ends, constant)
+    given = [v for v in graph.body.inputs if v.name not in graph.body.initializers]
     for index, tensors in enumerate(ends[:-1]):
-        if not all(segment_of.get(id(v.producer()), -1) == index for v in tensors):
-            names = [str(v.name) for v in tensors]
-            raise GraphError(f"the cut at {', '.join(names)} lies before the cut ahead of it", where=graph.source)
-        crossing = _crossing(graph, nodes, segment_of, index)
-        surplus = sorted(crossing - {str(v.name) for v in tensors})
+        names = ",".join(str(v.name) for v in tensors)
+        if not all(segment_of.get(id(v.producer())) == index for v in tensors):
+            raise GraphError(f"the cut at {names} lies before the cut ahead of it", where=graph.source)
+        surplus = [v for v in _crossing(graph, given, nodes, segment_of, index) if v not in tensors]
         if surplus:
-            named = ",".join(str(v.name) for v in tensors)
-            raise GraphError(
-                f"the cut at {named} is also crossed by {', '.join(surplus)}",
-                where=graph.source,
-                remedy=f"name all of them (--at {named},{','.join(surplus)}) or cut elsewhere; --list shows"
-                " where a single tensor crosses",
-            )
-    starts = [[v for v in graph.body.inputs if v.name not in graph.body.initializers], *ends[:-1]]
-    return [_extract(graph, start, end) for start, end in zip(starts, ends, strict=True)]
+            raise _crossed(graph, names, surplus, segment_of, index)
+    return [_extract(graph, start, end) for start, end in zip([given, *ends[:-1]], ends, strict=True)]
 
 
-def _assign(nodes: Sequence[ir.Node], ends: Sequence[Sequence[ir.Value]], constant: set[int]) -> dict[int, int]:
+def _crossed(
+    graph: Graph, names: str, surplus: Sequence[ir.Value], segment_of: dict[int, int], index: int
+) -> GraphError:
+    also = ",".join(sorted(str(v.name) for v in surplus))
+    elsewhere = "cut elsewhere; --list shows where a single tensor crosses"
+    outputs = [v for v in surplus if v in graph.body.outputs]
+    # A stage hands on what it makes: an input, an output, or a tensor of an earlier stage cannot be named here.
+    can_be_named = not outputs and all(segment_of.get(id(v.producer())) == index for v in surplus)
+    return GraphError(
+        f"the cut at {names} is also crossed by {also.replace(',', ', ')}",
+        where=graph.source,
+        remedy=f"name all of them (--at {names},{also}) or {elsewhere}" if can_be_named else elsewhere,
+    )
+
+
+def _assign(ends: Sequence[Sequence[ir.Value]], constant: set[int]) -> dict[int, int]:
     """The segment of each node: the first whose end depends on it. Constant nodes belong to every segment."""
     segment_of: dict[int, int] = {}
     for index, tensors in enumerate(ends):
@@ -157,35 +183,25 @@ def _assign(nodes: Sequence[ir.Node], ends: Sequence[Sequence[ir.Value]], consta
             if node is None or id(node) in segment_of or all(id(v) in constant for v in node.outputs):
                 continue
             segment_of[id(node)] = index
-            stack.extend(v.producer() for v in node.inputs if v is not None)
+            stack.extend(v.producer() for v in reads(node))
     return segment_of
 
 
-def _crossing(graph: Graph, nodes: Sequence[ir.Node], segment_of: dict[int, int], index: int) -> set[str]:
-    """Tensors made (or given) up to segment ``index`` and read after it."""
-    outputs = {id(v) for v in graph.body.outputs}
-    crossing: set[str] = set()
-    for node in nodes:
-        if segment_of.get(id(node), len(nodes)) <= index:
-            for value in node.outputs:
-                readers = [segment_of.get(id(user), -1) for user, _ in value.uses()]
-                if any(reader > index for reader in readers) or id(value) in outputs:
-                    crossing.add(str(value.name))
-    for value in graph.body.inputs:
-        if value.name not in graph.body.initializers and any(
-            segment_of.get(id(u), -1) > index for u, _ in value.uses()
-        ):
-            crossing.add(str(value.name))
-    return crossing
+def _crossing(
+    graph: Graph, given: Sequence[ir.Value], nodes: Sequence[ir.Node], segment_of: dict[int, int], index: int
+) -> list[ir.Value]:
+    """Tensors made (or given) up to segment ``index`` and read, or given out, after it."""
+    later = {id(v) for node in nodes if segment_of.get(id(node), -1) > index for v in reads(node)}
+    later |= {id(v) for v in graph.body.outputs}
+    earlier = [v for node in nodes if 0 <= segment_of.get(id(node), -1) <= index for v in node.outputs]
+    return [v for v in (*given, *earlier) if id(v) in later]
 
 
 def _constant_values(graph: ir.Graph, nodes: Sequence[ir.Node]) -> set[int]:
     """Values that depend on no input: they are repeated in each segment that needs them."""
-    given = {id(v) for v in graph.inputs if v.name not in graph.initializers}
-    varying = set(given)
+    varying = {id(v) for v in graph.inputs if v.name not in graph.initializers}
     for node in nodes:
-        has_body = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-        if has_body or any(v is not None and id(v) in varying for v in node.inputs):
+        if node.op_type in RANDOM or any(id(v) in varying for v in reads(node)):
             varying.update(id(v) for v in node.outputs)
     return {id(v) for node in nodes for v in node.outputs} - varying
 
@@ -198,4 +214,6 @@ def _extract(graph: Graph, inputs: Sequence[ir.Value], outputs: Sequence[ir.Valu
     for value in extracted.outputs:
         if value.shape is None or value.dtype is None:
             raise GraphError(f"the shape of tensor {value.name!r} is not known", where=graph.source)
-    return Graph(ir.Model(extracted, ir_version=graph.model.ir_version), graph.source)
+    edges = {str(v.name) for v in (*inputs, *outputs)}
+    layouts = {name: layout for name, layout in graph.layouts.items() if name in edges}
+    return Graph(ir.Model(extracted, ir_version=graph.model.ir_version), graph.source, layouts)

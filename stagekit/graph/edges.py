@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import onnx_ir as ir
 
@@ -96,13 +97,13 @@ def _convert_input(graph: ir.Graph, index: int, wanted: TensorSpec, native: str)
     if native != wanted.layout:
         nodes.append(ir.node("Transpose", [value], {"perm": _permutation(wanted.layout, native)}))
         value = nodes[-1].outputs[0]
-        value.name, value.dtype = f"{name}/transposed", IR_DTYPES[wanted.dtype]
+        value.name, value.dtype = _fresh(graph, f"{name}/transposed"), IR_DTYPES[wanted.dtype]
     if new.dtype != old.dtype:
         nodes.append(ir.node("Cast", [value], {"to": int(old.dtype)}))
         value = nodes[-1].outputs[0]
-        value.name, value.dtype = f"{name}/cast", old.dtype
+        value.name, value.dtype = _fresh(graph, f"{name}/cast"), old.dtype
     value.shape = old.shape
-    old.name = f"{name}/inner"
+    old.name = _fresh(graph, f"{name}/inner")
     old.replace_all_uses_with(value, replace_graph_outputs=True)
     graph.inputs[index] = new
     graph.insert_before(first, nodes)
@@ -114,14 +115,14 @@ def _convert_output(graph: ir.Graph, index: int, wanted: TensorSpec, native: str
     if native == wanted.layout and target == old.dtype:
         return
     name = str(old.name)
-    old.name = f"{name}/inner"
+    old.name = _fresh(graph, f"{name}/inner")
     value = old
     # The Cast comes last: a vendor's compiler folds a Transpose into a Cast that follows it, not one before it.
     if native != wanted.layout:
         node = ir.node("Transpose", [value], {"perm": _permutation(native, wanted.layout)})
         graph.append(node)
         value = node.outputs[0]
-        value.name, value.type = f"{name}/transposed", old.type
+        value.name, value.type = _fresh(graph, f"{name}/transposed"), old.type
     if target != old.dtype:
         node = ir.node("Cast", [value], {"to": int(target)})
         graph.append(node)
@@ -130,6 +131,13 @@ def _convert_output(graph: ir.Graph, index: int, wanted: TensorSpec, native: str
     value.name = name
     value.shape = ir.Shape(wanted.shape)
     graph.outputs[index] = value
+
+
+def _fresh(graph: ir.Graph, name: str) -> str:
+    """``name``, or with a number behind it if the graph has it already, as when edges are converted twice."""
+    taken = {v.name for node in graph.all_nodes() for v in node.outputs} | {v.name for v in graph.inputs}
+    taken |= set(graph.initializers)
+    return next(fresh for n in count() if (fresh := f"{name}{n or ''}") not in taken)
 
 
 def _first_node(graph: ir.Graph) -> ir.Node:

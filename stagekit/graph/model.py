@@ -6,23 +6,24 @@ the clone and wrap it again. Weights in external files stay there and are mapped
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from stagekit.errors import GraphError
+from stagekit.graph.check import check
 from stagekit.graph.fingerprint import graph_fingerprint, tensor_hashes
 from stagekit.graph.spec import DTYPES, TensorSpec
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message can hold; a larger model keeps its weights beside it."""
-
-STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +86,25 @@ class Graph:
         Raises:
             GraphError: the weights do not fit into one message (2 GB).
         """
-        if self.weight_bytes > PROTOBUF_LIMIT - 2**24:
+        if not self._fits:
             raise GraphError("its weights do not fit into one protobuf message of 2 GB", where=self.source)
-        model = self.edit()
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-        return ir.to_proto(model)
+        return ir.to_proto(self._inside())
 
     def save(self, path: Path) -> None:
         """Writes the graph to one file, or with a ``.weights`` file beside it where it passes 2 GB."""
-        if self.weight_bytes > PROTOBUF_LIMIT - 2**24:
-            ir.save(self.edit(), path, external_data=path.name + ".weights")
-        else:
+        if self._fits:
             path.write_bytes(self.proto().SerializeToString())
+        else:
+            ir.save(self._inside(), path, external_data=path.name + ".weights")
+
+    @property
+    def _fits(self) -> bool:
+        return self.weight_bytes <= PROTOBUF_LIMIT - 2**24
+
+    def _inside(self) -> ir.Model:
+        model = self.edit()
+        bring_inside(model)
+        return model
 
 
 def load(path: Path) -> Graph:
@@ -109,11 +114,14 @@ def load(path: Path) -> Graph:
         GraphError: missing, not ONNX, truncated, an unknown operator, or weights outside the file's folder.
     """
     if not path.is_file():
-        raise GraphError("no such file", where=path)
+        raise GraphError("expected an ONNX file, found a folder" if path.is_dir() else "no such file", where=path)
     if path.stat().st_size == 0:
         raise GraphError("expected an ONNX model, found an empty file", where=path)
     try:
-        model = ir.load(path)
+        with _quiet():
+            model = ir.load(path)
+    except OSError as error:
+        raise GraphError(f"cannot be read: {error.strerror}", where=path) from error
     except Exception as error:  # protobuf and onnx_ir raise many kinds for bytes that are not a model
         raise GraphError(
             f"expected an ONNX model; it cannot be decoded ({type(error).__name__})",
@@ -124,75 +132,66 @@ def load(path: Path) -> Graph:
 
 
 def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Graph:
-    """Checks a model and wraps it as a graph; local functions are written out in place.
+    """Checks a model and wraps it as a graph.
+
+    One form for what can be written in several: local functions are written out in place, the standard domain
+    is ``""``, Constant nodes are weights, and weights that old files list among the inputs are weights alone.
 
     Args:
         folder: where external weights must lie.
+
+    Raises:
+        GraphError: it is empty, has an unknown operator, a tensor that nothing makes, or damaged weights.
     """
     if not model.graph.outputs or not any(True for _ in model.graph):
         raise GraphError("expected an ONNX model with nodes and outputs, found an empty graph", where=source)
+    model = model.clone()
     if model.functions:
-        model = InlinePass()(model.clone()).model
-    check_operators(model, source)
-    check_external_weights(model, source, folder)
+        model = InlinePass()(model).model
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    imports = model.graph.opset_imports
+    if (version := imports.pop("ai.onnx", None)) is not None:
+        imports.setdefault("", version)
+    for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
+        model.graph.inputs.remove(value)
+    check(model, source, folder)
     return Graph(model, source)
 
 
 def from_proto(proto: onnx.ModelProto, source: str) -> Graph:
+    """Like :func:`from_model`, for a message whose weights are all inside."""
     return from_model(ir.from_proto(proto), source)
 
 
-def check_operators(model: ir.Model, source: str) -> None:
-    """Every operator must be one that ONNX (or ONNX Runtime's contrib set) knows.
-
-    Raises:
-        GraphError: names the first unknown node and counts the others.
-    """
-    unknown: list[ir.Node] = []
-    for node in model.graph.all_nodes():
-        if node.domain in ("", "ai.onnx"):
-            version = model.opset_imports.get("", 1)
-            if not onnx.defs.has(node.op_type, max_inclusive_version=version):
-                unknown.append(node)
-        elif node.domain not in STANDARD_DOMAINS:
-            unknown.append(node)
-    if unknown:
-        first = unknown[0]
-        op = f"{first.domain}::{first.op_type}" if first.domain else first.op_type
-        more = f" (and {len(unknown) - 1} more nodes)" if len(unknown) > 1 else ""
-        raise GraphError(
-            f"node {first.name or first.outputs[0].name!r} has the unknown operator {op}{more}",
-            where=source,
-            remedy="export with standard ONNX operators",
-        )
+def internal(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The tensor as one that can be written into a model's own file; an external one stays mapped, not copied."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
-def check_external_weights(model: ir.Model, source: str, folder: Path | None) -> None:
-    """External weights must lie inside the model's own folder and be complete.
+def bring_inside(model: ir.Model) -> None:
+    """Turns every external weight of a model (a copy, to be changed) into an internal one."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = internal(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type is ir.AttributeType.TENSOR:
+                    node.attributes[name] = ir.AttrTensor(name, internal(attribute.as_tensor()))
 
-    Raises:
-        GraphError: a path that leaves the folder, a missing or a truncated file.
-    """
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        location = PurePosixPath(tensor.location)
-        if location.is_absolute() or ".." in location.parts or folder is None:
-            raise GraphError(f"weight {value.name!r} points outside the model's folder: {location}", where=source)
-        path = folder / location
-        if not path.is_file():
-            raise GraphError(f"the weight file {location} is missing", where=source)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise GraphError(f"weight {value.name!r} points outside the model's folder: {location}", where=source)
-        offset, length, size = tensor.offset or 0, tensor.length, path.stat().st_size
-        end = offset + (length if length is not None else tensor.nbytes)
-        if end > size or offset < 0 or (length is not None and length != tensor.nbytes):
-            raise GraphError(
-                f"the weight file {location} is truncated or damaged: weight {value.name!r} needs bytes"
-                f" {offset} to {end} ({tensor.nbytes} of them), the file has {size}",
-                where=source,
-            )
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnx_ir logs what it finds odd in a file; :mod:`stagekit.graph.check` reports it as an error."""
+    log = logging.getLogger("onnx_ir")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def spec_of(value: ir.Value, source: str = "") -> TensorSpec:

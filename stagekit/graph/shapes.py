@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+from onnx.shape_inference import InferenceError, infer_shapes
 
 from stagekit.errors import GraphError
-from stagekit.graph.model import Graph
+from stagekit.graph.fingerprint import bodies
+from stagekit.graph.model import Graph, bring_inside
 
 BATCH = "batch"
 """The name of the one symbolic dimension that a stage graph keeps."""
@@ -48,6 +49,8 @@ def bind(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]]) -> Graph:
             value.shape = _merged(two.get(name), three.get(name))
             if value.type is None and name in two:
                 value.type = two[name].type
+        for body in bodies(node):
+            _forget(body)
     return graph.with_model(model)
 
 
@@ -66,7 +69,17 @@ def with_frame_shape(graph: Graph, shape: tuple[int | str, ...]) -> Graph:
 
 def inferred(graph: Graph) -> Graph:
     """The graph with types and shapes on every tensor; a symbolic first dimension of an input is its batch."""
-    return bind(graph, {s.name: tuple(BATCH if isinstance(d, str) else d for d in s.shape) for s in graph.inputs})
+    return bind(
+        graph,
+        {
+            s.name: tuple(BATCH if i == 0 and isinstance(d, str) else d for i, d in enumerate(s.shape))
+            for s in graph.inputs
+        },
+    )
+
+
+SMALL = 1024
+"""Bytes up to which a weight may be a shape or an axis, and is shown to the inference with its values."""
 
 
 def _inferred(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], batch: int) -> dict[str, ir.Value]:
@@ -77,14 +90,35 @@ def _inferred(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], batch: 
         if shape is not None:
             value.shape = ir.Shape([batch if d == BATCH else d for d in shape])
     # Shapes that an exporter wrote for other input sizes must not contradict the new ones.
-    for node in model.graph.all_nodes():
+    _forget(model.graph)
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > SMALL and not value.is_graph_output():
+            del model.graph.initializers[name]
+            value.const_value = None
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            model.graph.inputs.append(value)
+    bring_inside(model)
+    proto = ir.to_proto(model)
+    try:
+        found = _values(infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True))
+    except InferenceError as error:
+        # The lenient mode passes over a node that it cannot follow; that is right only if the rest was found.
+        found = _values(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
+        if any(v.shape is None for v in (found.get(str(o.name)) for o in model.graph.outputs) if v is not None):
+            raise GraphError(f"shapes do not fit together: {error}", where=graph.source) from error
+    return found
+
+
+def _values(proto: onnx.ModelProto) -> dict[str, ir.Value]:
+    return {str(v.name): v for node in ir.from_proto(proto).graph for v in node.outputs}
+
+
+def _forget(graph: ir.Graph) -> None:
+    """Drops the shapes of everything that a node makes."""
+    for node in graph.all_nodes():
         for value in node.outputs:
             value.shape = None
-    try:
-        model = ShapeInferencePass(check_type=True, strict_mode=False, data_prop=True)(model).model
-    except onnx.shape_inference.InferenceError as error:
-        raise GraphError(f"shapes do not fit together: {error}", where=graph.source) from error
-    return {str(v.name): v for node in model.graph for v in node.outputs}
 
 
 def _merged(two: ir.Value | None, three: ir.Value | None) -> ir.Shape | None:

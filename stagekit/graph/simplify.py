@@ -7,7 +7,7 @@ from math import prod
 import onnx_ir as ir
 
 from stagekit.errors import GraphError
-from stagekit.graph.model import PROTOBUF_LIMIT, Graph, from_proto
+from stagekit.graph.model import PROTOBUF_LIMIT, Graph, bring_inside, from_proto
 
 LARGE = 2**18
 """Elements from which a matrix that only multiplies activations is left out while simplifying."""
@@ -28,6 +28,7 @@ def simplify(graph: Graph) -> Graph:
     weights = _take_out(hollow.graph)
     if sum(v.const_value.nbytes for v in hollow.graph.initializers.values() if v.const_value) > PROTOBUF_LIMIT // 4:
         raise GraphError("too many bytes of convolution weights to simplify", where=graph.source)
+    bring_inside(hollow)
     try:
         proto, _ = onnxsim.simplify(ir.to_proto(hollow))
     except Exception as error:  # onnxsim raises whatever its C++ side throws

@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from stagekit.errors import GraphError
 from stagekit.graph.model import Graph
-from stagekit.graph.shapes import BATCH
 
 END = 2**31 - 1
 
@@ -37,7 +36,8 @@ def over_tokens(graph: Graph, inputs: Mapping[str, TokenGrid], outputs: Mapping[
     model = graph.edit()
     prefixes: dict[str, ir.Value | None] = {}
     for name, grid in inputs.items():
-        prefixes[name] = _tokens_in(model.graph, _find(model.graph.inputs, name, graph), grid)
+        taken_over = name in outputs.values()
+        prefixes[name] = _tokens_in(model.graph, _find(model.graph.inputs, name, graph), grid, taken_over)
     for name, source in outputs.items():
         _tokens_out(model.graph, _find(model.graph.outputs, name, graph), inputs[source], prefixes[source])
     layouts = {**graph.layouts, **dict.fromkeys([*inputs, *outputs], "NTC")}
@@ -56,20 +56,23 @@ def _channels(value: ir.Value) -> int:
     return int(value.shape[1])  # type: ignore[arg-type]  # a bound graph has numbers everywhere but in the batch
 
 
-def _tokens_in(graph: ir.Graph, old: ir.Value, grid: TokenGrid) -> ir.Value | None:
-    """Puts a token input in place of a map input; returns its prefix tokens, for an output to take over."""
+def _tokens_in(graph: ir.Graph, old: ir.Value, grid: TokenGrid, taken_over: bool) -> ir.Value | None:
+    """Puts a token input in place of a map input; returns its prefix tokens if an output takes them over."""
     name, channels = str(old.name), _channels(old)
     assert old.dtype is not None
-    tokens = ir.val(name, old.dtype, ir.Shape([BATCH, grid.prefix + grid.height * grid.width, channels]))
+    assert old.shape is not None
+    tokens = ir.val(name, old.dtype, ir.Shape([old.shape[0], grid.prefix + grid.height * grid.width, channels]))
     nodes: list[ir.Node] = []
     cells, prefix = tokens, None
     if grid.prefix:
-        for part, start, end in (("prefix", 0, grid.prefix), ("cells", grid.prefix, END)):
+        parts = [("prefix", 0, grid.prefix), ("cells", grid.prefix, END)]
+        for part, start, end in parts if taken_over else parts[1:]:
             bounds = [
                 _constant(graph, f"{name}/{part}/{k}", [v]) for k, v in (("start", start), ("end", end), ("axis", 1))
             ]
             nodes.append(_node("Slice", [tokens, *bounds], f"{name}/{part}", old))
-        prefix, cells = nodes[0].outputs[0], nodes[1].outputs[0]
+        cells = nodes[-1].outputs[0]
+        prefix = nodes[0].outputs[0] if taken_over else None
     nodes.append(_node("Transpose", [cells], f"{name}/transposed", old, {"perm": [0, 2, 1]}))
     shape = _constant(graph, f"{name}/map/shape", [0, channels, grid.height, grid.width])
     nodes.append(_node("Reshape", [nodes[-1].outputs[0], shape], f"{name}/map", old))
@@ -85,6 +88,7 @@ def _tokens_in(graph: ir.Graph, old: ir.Value, grid: TokenGrid) -> ir.Value | No
 
 def _tokens_out(graph: ir.Graph, old: ir.Value, grid: TokenGrid, prefix: ir.Value | None) -> None:
     name, channels = str(old.name), _channels(old)
+    assert old.shape is not None
     old.name = f"{name}/map"
     shape = _constant(graph, f"{name}/flat/shape", [0, channels, grid.height * grid.width])
     nodes = [_node("Reshape", [old, shape], f"{name}/flat", old)]
@@ -93,7 +97,7 @@ def _tokens_out(graph: ir.Graph, old: ir.Value, grid: TokenGrid, prefix: ir.Valu
         nodes.append(_node("Concat", [prefix, nodes[-1].outputs[0]], f"{name}/joined", old, {"axis": 1}))
     value = nodes[-1].outputs[0]
     value.name = name
-    value.shape = ir.Shape([BATCH, grid.prefix + grid.height * grid.width, channels])
+    value.shape = ir.Shape([old.shape[0], grid.prefix + grid.height * grid.width, channels])
     graph.outputs[list(graph.outputs).index(old)] = value
     graph.extend(nodes)
 

@@ -10,7 +10,7 @@ from typing import Final
 import onnx_ir as ir
 
 from stagekit.graph.fingerprint import tensor_bytes
-from stagekit.graph.model import Graph
+from stagekit.graph.model import Graph, bring_inside
 
 INLINE_BELOW: Final = 1024
 """Bytes below which a weight stays in the graph's own file."""
@@ -28,9 +28,10 @@ def save_together(graphs: Mapping[str, Graph], folder: Path, weight_file: str) -
     with (folder / weight_file).open("wb") as stream:
         for name, graph in graphs.items():
             model = graph.edit()
+            bring_inside(model)
             for value in model.graph.initializers.values():
                 tensor = value.const_value
-                if tensor is None or tensor.nbytes < INLINE_BELOW or isinstance(tensor, ir.StringTensor):
+                if tensor is None or tensor.nbytes < INLINE_BELOW or tensor.dtype is ir.DataType.STRING:
                     continue
                 content = tensor_bytes(tensor)
                 key = hashlib.sha256(content).hexdigest()

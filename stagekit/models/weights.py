@@ -92,10 +92,16 @@ def assign(backbone: Backbone, state: dict[str, Tensor], where: str | PathLike[s
 
 
 def canonical_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The backbone's own weights and statistics (not copies) under names that do not depend on the cuts."""
-    return {
-        canonical_name(name): tensor for name, tensor in backbone.state_dict().items() if not name.endswith(COUNTER)
-    }
+    """The backbone's own weights and statistics (not copies) under names that do not depend on the cuts.
+
+    Raises:
+        ValueError: two segments hold units of one name, so that one would hide the other.
+    """
+    kept = {name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith(COUNTER)}
+    state = {canonical_name(name): tensor for name, tensor in kept.items()}
+    if len(state) != len(kept):
+        raise ValueError("unit names must differ between segments, or weights hide each other")
+    return state
 
 
 def canonical_name(name: str) -> str:

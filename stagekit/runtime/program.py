@@ -30,11 +30,13 @@ class Call:
         engine: digest.
         inputs: in the engine's order.
         label: for traces: ``stage2``, ``landcover/spm0``.
+        adapter: a task's own SPM or head, not a frozen stage.
     """
 
     engine: str
     inputs: tuple[Ref, ...]
     label: str
+    adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,11 @@ def task_program(task: DeployedTask, stages: Sequence[DeployedStage]) -> Program
         if stage.boundary.name in prompts:
             label, engine = prompts[stage.boundary.name]
             taken = (values[feature],) if semantic is None else (values[feature], semantic)
-            calls.append(Call(engine, taken, label))
+            calls.append(Call(engine, taken, label, adapter=True))
             values = (*values[:feature], Ref(len(calls) - 1, 0), *values[feature + 1 :])
             semantic = Ref(len(calls) - 1, 1)
         features[stage.boundary.name] = values[feature]
-    calls.append(Call(task.head, tuple(features[name] for name in task.reads), f"{task.name}/head"))
+    calls.append(Call(task.head, tuple(features[name] for name in task.reads), f"{task.name}/head", adapter=True))
     return Program(task.name, tuple(calls), Ref(len(calls) - 1))
 
 

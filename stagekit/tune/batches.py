@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from enum import IntEnum
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -50,31 +49,38 @@ class Images:
         return image, labels
 
 
+class Draw(IntEnum):
+    """What randomness is for; each has a stream of its own."""
+
+    ORDER = 0
+    AUGMENT = 1
+    CACHE = 2
+    VARIANT = 3
+
+
+def generator(seed: int, draw: Draw, number: int) -> np.random.Generator:
+    """The same whichever process asks, and however often."""
+    return np.random.default_rng((seed, draw, number))
+
+
 class Order:
     """Which image comes when: a new permutation each epoch, drawn from the seed."""
 
     def __init__(self, images: int, batch: int, seed: int) -> None:
         self.images, self.batch, self.seed = images, batch, seed
-        self._permutation = lru_cache(maxsize=2)(self._draw)
+        self._epoch, self._permutation = -1, np.arange(images)
 
     def places(self, index: int) -> list[tuple[int, int]]:
         """For each slot of batch ``index``: its running number since the start, and the position of its image."""
-        numbers = range(index * self.batch, (index + 1) * self.batch)
-        return [(n, int(self._permutation(n // self.images)[n % self.images])) for n in numbers]
+        return [
+            (n, self._position(*divmod(n, self.images))) for n in range(index * self.batch, (index + 1) * self.batch)
+        ]
 
-    def __getstate__(self) -> dict[str, int]:
-        return {"images": self.images, "batch": self.batch, "seed": self.seed}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng((self.seed, 0, epoch)).permutation(self.images)
-
-
-def sample_generator(seed: int, number: int) -> np.random.Generator:
-    """Randomness of the augmentation of one sample, whichever process draws it."""
-    return np.random.default_rng((seed, 1, number))
+    def _position(self, epoch: int, place: int) -> int:
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._permutation = generator(self.seed, Draw.ORDER, epoch).permutation(self.images)
+        return int(self._permutation[place])
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -86,7 +92,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         drawn = [
-            self.augment(*self.images[position], sample_generator(self.seed, number))
+            self.augment(*self.images[position], generator(self.seed, Draw.AUGMENT, number))
             for number, position in self.order.places(index)
         ]
         return torch.from_numpy(np.stack([f for f, _ in drawn])), torch.from_numpy(np.stack([y for _, y in drawn]))

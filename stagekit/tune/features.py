@@ -14,7 +14,7 @@ from torch import Tensor
 from stagekit.errors import UsageError
 from stagekit.models.prompted import PromptedNetwork
 from stagekit.tune.augment import Augment
-from stagekit.tune.batches import Images, Order, sample_generator
+from stagekit.tune.batches import Draw, Images, Order, generator
 from stagekit.tune.recipe import TrainSection
 
 
@@ -36,7 +36,7 @@ class CachedFeatures:
     def __getitem__(self, index: int) -> tuple[list[Tensor], Tensor]:
         rows = torch.tensor(
             [
-                position * self.variants + int(sample_generator(self.seed, number).integers(self.variants))
+                position * self.variants + int(generator(self.seed, Draw.VARIANT, number).integers(self.variants))
                 for number, position in self.order.places(index)
             ]
         )
@@ -84,10 +84,8 @@ def cache_features(
     labels = torch.empty(0)
     for position in range(len(images)):
         image, mask = images[position]
-        # Numbers below 0 are no seeds; a stream of its own keeps these draws apart from the training order's.
-        drawn = [
-            augment(image, mask, sample_generator(train.seed + 1, position * variants + v)) for v in range(variants)
-        ]
+        draws = range(position * variants, (position + 1) * variants)
+        drawn = [augment(image, mask, generator(train.seed, Draw.CACHE, number)) for number in draws]
         frames = torch.stack([torch.from_numpy(frame.copy()) for frame, _ in drawn]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             prefix = network.prefix(frames)
@@ -100,7 +98,7 @@ def cache_features(
                 for p in prefix
             ]
             labels = torch.empty((count, *augment.size), dtype=torch.uint8)
-        rows = slice(position * variants, (position + 1) * variants)
+        rows = slice(draws.start, draws.stop)
         for store, value in zip(features, prefix, strict=True):
             store[rows] = value.to("cpu", precision)
         labels[rows] = torch.stack([torch.from_numpy(mask.copy()) for _, mask in drawn])

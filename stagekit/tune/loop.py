@@ -115,12 +115,14 @@ def learn(
             if due:
                 at = _scored(at, network, frozen, score, folder)
             log.write(at, loss, factor, scored=due)
-            if due or interrupted():
+            # Asked once: what comes after this line is obeyed, and saved, one step later.
+            stop = interrupted() and at.steps < train.iterations
+            if due or stop:
                 log.flush()
                 checkpoint.save(folder / LAST, network, frozen, at, optimizer)
             left = spent / (at.steps - first) * (train.iterations - at.steps)
             watch(Status(at.steps, train.iterations, loss, at.miou, due, left))
-            if interrupted() and at.steps < train.iterations:
+            if stop:
                 raise KeyboardInterrupt
         log.flush()
     checkpoint.load(folder / BEST, network)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from stagekit.errors import UsageError
 from stagekit.models.backbone import Backbone, BoundaryInfo
-from stagekit.models.heads import Head, LightHead, PPMHead, PUPHead, create_head
+from stagekit.models.heads import Head, LightHead, PPMHead, PUPHead, create_head, setr_auxiliary_heads
 from stagekit.models.presets import width_for
-from stagekit.models.prompted import PromptedNetwork
+from stagekit.models.prompted import PromptedNetwork, tap
 from stagekit.models.registry import create, find
 from stagekit.models.spm import SPM
 from stagekit.models.weights import find_packaged_weights
@@ -55,7 +55,8 @@ def create_network(recipe: Recipe, backbone: Backbone, classes: int, prior: Tens
         torch.manual_seed(recipe.train.seed)
         head = _head(recipe.head, backbone, classes)
         spms = _spms(recipe.method, backbone, head, classes, prior) if recipe.method.kind == "spm" else {}
-    network = PromptedNetwork(backbone, spms, head)
+        auxiliary = setr_auxiliary_heads([tap(backbone, unit) for unit in recipe.head.auxiliary], classes)
+    network = PromptedNetwork(backbone, spms, head, auxiliary)
     if recipe.method.frozen:
         return network.freeze_backbone()
     backbone.requires_grad_(True)

@@ -83,7 +83,7 @@ def _logits(network: PromptedNetwork, frames: Pixels) -> Tensor:
     network.eval()
     try:
         device = next(network.head.parameters()).device
-        logits = network(torch.from_numpy(np.ascontiguousarray(frames)).to(device)).logits
+        logits = network(torch.tensor(frames, device=device)).logits
     finally:
         network.train(training)
     return resize(logits.float(), (frames.shape[1], frames.shape[2]))

@@ -114,11 +114,19 @@ class MethodSection(Section):
 
 
 class HeadSection(Section):
-    """``[head]``: its kind, the boundaries that it reads (by default the last) and its width (its own default)."""
+    """``[head]``: what gives the labels.
+
+    Attributes:
+        kind: one of :data:`stagekit.models.heads.HEADS`.
+        reads: boundaries; by default the last.
+        width: of its convolutions; its own default if left out.
+        auxiliary: units inside stages with SETR-PUP's auxiliary heads on them, in training only; never exported.
+    """
 
     kind: str = "light"
     reads: tuple[str, ...] = ()
     width: int | None = Field(None, gt=0)
+    auxiliary: tuple[str, ...] = ()
 
 
 class AugmentSection(Section):

@@ -19,6 +19,7 @@ from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageE
 from stagekit.graph import Graph, TensorSpec, with_edges
 from stagekit.graph.shapes import BATCH
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
+from stagekit_onnxruntime.canonical import make_canonical
 from stagekit_onnxruntime.engine import OrtEngine
 from stagekit_onnxruntime.kernels import without_kernel
 
@@ -93,8 +94,10 @@ class OnnxRuntimeTarget:
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         progress(f"onnxruntime optimises {graph.source}")
         try:
-            with_edges(graph, inputs, outputs).save(source)
+            formed = with_edges(graph, inputs, outputs)
+            formed.save(source)
             _session(vendor, source, options)
+            make_canonical(engine, _names(formed))
         except _vendor_errors(vendor) as error:
             raise CompileError(f"onnxruntime cannot build it: {_first_line(error)}", where=graph.source) from error
         finally:
@@ -125,6 +128,11 @@ class OnnxRuntimeTarget:
         if names != ([s.name for s in blob.inputs], [s.name for s in blob.outputs]):
             raise EngineError(f"its tensors are called {names}, not what its record says", where=path)
         return OrtEngine(session, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"]))
+
+
+def _names(graph: Graph) -> set[str]:
+    nodes = list(graph.model.graph.all_nodes())
+    return {str(node.name) for node in nodes} | {str(value.name) for node in nodes for value in node.outputs}
 
 
 def _vendor() -> ModuleType:

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from stagekit.graph import Graph
 from stagekit.target import Unsupported
 
+UNCONVERTED = re.compile(r"No conversion rule found for operations?: (.+)")
+"""The reader's summary, e.g. ``Det-17, com.acme.Foo-1``: domain, operator and version."""
 
-def without_conversion(graph: Graph) -> list[Unsupported]:
-    """The nodes that stay what they were when the rest of the graph is converted."""
-    from openvino.frontend import FrontEndManager
 
-    frontend = FrontEndManager().load_by_framework("onnx")
-    found = []
+def without_conversion(core: Any, graph: Graph) -> list[Unsupported]:
+    """The nodes that the reader refuses; one without a node where it refuses the graph for another reason."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         graph.save(path)
-        model = frontend.convert_partially(frontend.load(str(path)))
-        for node in model.get_ordered_ops():
-            if node.get_type_name() == "ONNXFrameworkNode":
-                op = str(node.get_attributes()["ONNX_META_type"])
-                why = f"openvino's ONNX reader has no conversion for {op}"
-                found.append(Unsupported(node.get_friendly_name(), op, why))
-        del model
-    return sorted(found, key=lambda node: node.node)
+        try:
+            core.read_model(str(path))
+        except RuntimeError as error:
+            return _named(graph, str(error))
+    return []
+
+
+def gist(error: Exception | str) -> str:
+    """OpenVINO's messages begin with the places they passed through; what went wrong comes last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API", "Summary"))]
+    return "; ".join(telling[:2]) or (lines[-1] if lines else "no reason given")
+
+
+def _named(graph: Graph, message: str) -> list[Unsupported]:
+    summary = UNCONVERTED.search(message)
+    operators = [name.strip() for name in summary[1].split(",")] if summary else []
+    kinds = {name.rpartition("-")[0].rpartition(".")[2] for name in operators}
+    nodes = [node for node in graph.model.graph.all_nodes() if node.op_type in kinds]
+    if not nodes:
+        return [Unsupported("", "", gist(message))]
+    why = "openvino's ONNX reader has no conversion for {}"
+    return [Unsupported(n.name or str(n.outputs[0].name), n.op_type, why.format(n.op_type)) for n in nodes]

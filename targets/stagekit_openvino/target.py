@@ -20,7 +20,7 @@ from stagekit.graph import Graph, TensorSpec, with_edges
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_openvino.engine import OvEngine
 from stagekit_openvino.export import canonical_export
-from stagekit_openvino.frontend import without_conversion
+from stagekit_openvino.frontend import gist, without_conversion
 
 ENGINE_REVISION = 1
 """Counts changes to what :meth:`OpenVinoTarget.compile` writes; enters every key."""
@@ -59,8 +59,9 @@ class OpenVinoTarget:
         return f"{profile.device} {instruction_sets()}" if "CPU" in _parts(profile.device) else profile.device
 
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
-        refusal = _refusal(_core(profile), profile)
-        return [Unsupported("", "", refusal)] if refusal else without_conversion(graph)
+        core = _core(profile)
+        refusal = _refusal(core, profile)
+        return [Unsupported("", "", refusal)] if refusal else without_conversion(core, graph)
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
         """The plain form; f32 maps also channels last, and in bf16 all of it at half the bytes as well.
@@ -104,7 +105,7 @@ class OpenVinoTarget:
                 compiled.export_model(exported)
                 (workdir / name).write_bytes(exported.getbuffer())
         except (RuntimeError, ValueError) as error:
-            raise CompileError(f"openvino cannot build it: {_gist(error)}", where=graph.source) from error
+            raise CompileError(f"openvino cannot build it: {gist(error)}", where=graph.source) from error
         finally:
             for leftover in workdir.glob("source.onnx*"):
                 leftover.unlink()
@@ -127,7 +128,7 @@ class OpenVinoTarget:
                 compiled[batch] = core.import_model(path.read_bytes(), profile.device, _properties(profile))
             except (RuntimeError, ValueError) as error:
                 raise EngineError(
-                    f"the engine is damaged: {_gist(error)}", where=path, remedy="compile it again"
+                    f"the engine is damaged: {gist(error)}", where=path, remedy="compile it again"
                 ) from error
             if (len(compiled[batch].inputs), len(compiled[batch].outputs)) != (len(blob.inputs), len(blob.outputs)):
                 raise EngineError("its inputs and outputs are not those of its record", where=path)
@@ -217,13 +218,6 @@ def _positive(profile: Profile, option: str, default: int) -> int:
 
 def _partial_shape(vendor: ModuleType, spec: TensorSpec) -> Any:
     return vendor.PartialShape([d if isinstance(d, int) else -1 for d in spec.shape])
-
-
-def _gist(error: Exception) -> str:
-    """OpenVINO's messages begin with the places it passed through; what went wrong comes last."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API", "Summary"))]
-    return "; ".join(telling[:2]) or (lines[-1] if lines else type(error).__name__)
 
 
 def _check_blob(blob: EngineBlob, expected: Mapping[str, str]) -> None:

@@ -100,3 +100,17 @@ def test_preprocessing_counts() -> None:
 
 def test_output_stride_counts_although_weights_are_equal() -> None:
     assert backbone_id(create("lite0")) != backbone_id(create("lite0", output_stride=16))
+
+
+def test_units_that_hide_each_other_have_no_identity(conv_backbone: Backbone) -> None:
+    second = conv_backbone.segments[1]
+    conv_backbone.segments.append(second)  # the same unit names again
+    with pytest.raises(ValueError, match="unit names must differ"):
+        backbone_id(conv_backbone)
+
+
+def test_units_that_hide_each_other_have_no_identity(conv_backbone: Backbone) -> None:
+    second = conv_backbone.segments[1]
+    conv_backbone.segments.append(second)  # the same unit names again
+    with pytest.raises(ValueError, match="unit names must differ"):
+        backbone_id(conv_backbone)

@@ -48,9 +48,20 @@ def test_a_head_reads_the_last_boundary_unless_told_otherwise(
     assert create_network(recipe(head={"reads": []}), backbone, 3, PRIOR).head.reads == ("stage3",)
 
 
+def test_auxiliary_heads_learn_and_are_not_part_of_what_is_exported(
+    backbone: Backbone, recipe: Callable[..., Recipe]
+) -> None:
+    network = create_network(recipe(head={"auxiliary": ["stage2_1"]}), backbone, 3, PRIOR)
+    assert [head.reads for head in network.auxiliary] == [("stage2_1",)]
+    frames = torch.zeros(2, 24, 32, 3, dtype=torch.uint8)
+    assert len(network.train()(frames).auxiliary) == 1
+    assert network.eval()(frames).auxiliary == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"head": {"auxiliary": ["stage8_1"]}}, "no unit 'stage8_1'"),
         ({"method": {"prompts": ["stage1", "stage9"]}}, "no boundary 'stage9'"),
         ({"method": {"prompts": ["stage3", "stage1"]}}, "in the order of the backbone"),
         ({"head": {"reads": ["stage7"]}}, "no boundary 'stage7'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_the_rate_rises_linearly_then_decays_as_poly() -> None:
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[52] == pytest.approx(0.5**0.9)
     assert rates[99] == pytest.approx((1 / 96) ** 0.9)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[4:]))
 
 
 def test_without_warmup_it_is_the_poly_schedule_of_torch() -> None:

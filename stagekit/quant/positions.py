@@ -1,0 +1,107 @@
+"""Where a graph is quantised: one set of positions for all targets.
+
+- What a product (Conv, ConvTranspose, MatMul, Gemm) reads is quantised, and so is what a convolution gives,
+  behind the Relu or Clip that runtimes merge into it. Matrix products give floats: what follows them in a
+  transformer (bias, GELU, LayerScale) is not computed in integers anywhere.
+- An elementwise sum, a concatenation or a pooling is quantised where all that it reads is; in a transformer's
+  residual stream nothing is, so it stays float.
+- What only moves values (Reshape, Transpose, MaxPool, ...) keeps the scale of what it moves.
+- A boundary is integer when what produces it gives integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import onnx_ir as ir
+
+from stagekit.graph import Graph
+from stagekit.graph.fingerprint import in_order
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+PRODUCTS = CONVOLUTIONS | {"MatMul", "Gemm"}
+JOINS = frozenset({"Add", "Concat", "AveragePool", "GlobalAveragePool"})
+MOVES = frozenset({"Reshape", "Transpose", "MaxPool", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity"})
+MERGED = frozenset({"Relu", "Clip"})
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What is quantised in a graph.
+
+    Args:
+        tensors: activations by name, each with the name of the tensor whose scale it has (its own as a rule).
+        nodes: the nodes that compute in integers, by name.
+    """
+
+    tensors: dict[str, str]
+    nodes: frozenset[str]
+
+
+def find_positions(graph: Graph, quantised_inputs: Collection[str] = (), keep_float: Sequence[str] = ()) -> Positions:
+    """The positions of a stage.
+
+    Args:
+        quantised_inputs: boundary tensors that arrive as integers.
+        keep_float: patterns (``*fc2*``) of names of nodes that compute in floats.
+    """
+    scale_of = {name: name for name in quantised_inputs}
+    nodes: set[str] = set()
+    for node in in_order(graph.body):
+        if any(fnmatch(str(node.name), pattern) for pattern in keep_float):
+            continue
+        read = activations(graph, node)
+        names = [str(v.name) for v in read]
+        if node.op_type in PRODUCTS and read and _has_known_weight(graph, node):
+            scale_of |= {name: _moved(value, scale_of) for name, value in zip(names, read, strict=True)}
+        elif node.op_type in JOINS and len(read) == _inputs(node) and all(name in scale_of for name in names):
+            pass
+        elif node.op_type in MOVES and names and names[0] in scale_of:
+            scale_of |= {str(v.name): scale_of[names[0]] for v in node.outputs}
+            continue
+        else:
+            continue
+        nodes.add(str(node.name))
+        if node.op_type in CONVOLUTIONS | JOINS:
+            end = str(merged_output(node).name)
+            scale_of[end] = end
+    return Positions(scale_of, frozenset(nodes))
+
+
+def activations(graph: Graph, node: ir.Node) -> list[ir.Value]:
+    """What a node reads that is not a weight; for a product, without its bias."""
+    values = node.inputs[:2] if node.op_type in PRODUCTS else node.inputs
+    return [v for v in values if v is not None and weight_of(v) is None and v.dtype == ir.DataType.FLOAT]
+
+
+def weight_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """A constant's contents: an initializer, or a Constant node's tensor."""
+    return None if value is None else ir.convenience.get_const_tensor(value)
+
+
+def merged_output(node: ir.Node) -> ir.Value:
+    """A node's output, or that of the Relu or Clip that alone reads it."""
+    value = node.outputs[0]
+    users = [user for user, _ in value.uses()]
+    if len(users) == 1 and users[0].op_type in MERGED and not value.is_graph_output():
+        return users[0].outputs[0]
+    return value
+
+
+def _has_known_weight(graph: Graph, node: ir.Node) -> bool:
+    """A product of an activation and a weight, or for MatMul of two activations."""
+    weight = weight_of(node.inputs[1])
+    if weight is None:
+        return node.op_type == "MatMul" and weight_of(node.inputs[0]) is None
+    return weight_of(node.inputs[0]) is None and weight.dtype == ir.DataType.FLOAT
+
+
+def _inputs(node: ir.Node) -> int:
+    return sum(v is not None for v in node.inputs)
+
+
+def _moved(value: ir.Value, scale_of: dict[str, str]) -> str:
+    """The tensor whose scale this one has: its own, unless it is only another view of a quantised tensor."""
+    return scale_of.get(str(value.name), str(value.name))

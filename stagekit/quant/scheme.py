@@ -1,0 +1,71 @@
+"""How one target wants its integers: read from a profile, never from a target's name.
+
+Where Q/DQ nodes stand is the same for all targets; a scheme says what they hold. A target that computes in
+integers lists :data:`SCHEME_OPTIONS` among its options, and its profiles set them::
+
+    precision = "int8"
+    [options]
+    activation = "uint8"
+    activation_symmetric = false
+    bias = "int32"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from stagekit.errors import UsageError
+from stagekit.quant.formats import Grid, NumberFormat
+from stagekit.target import Option, Profile, nearest
+
+Bias = Literal["float", "int32"]
+
+SCHEME_OPTIONS: Mapping[str, Option] = {
+    "activation": Option(str, "int8 activations are stored as int8 (default), uint8 or int16", affects_engine=False),
+    "activation_symmetric": Option(bool, "zero point 0 for activations; true", affects_engine=False),
+    "bias": Option(str, "biases stay float (default) or become int32 with their own DQ", affects_engine=False),
+    "grid": Option(str, "scales are float (default) or power_of_two", affects_engine=False),
+    "per_channel": Option(bool, "a scale for each output channel of a weight; true", affects_engine=False),
+}
+"""Options of every integer target. They shape the Q/DQ graph, whose fingerprint is in the engine's key already."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantScheme:
+    """Formats of activations, weights and biases.
+
+    The default is what every integer toolchain takes, TensorRT's among them: int8, symmetric, zero point 0,
+    weights per output channel, biases left alone.
+    """
+
+    activation: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
+    weight: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
+    bias: Bias = "float"
+    per_channel: bool = True
+
+
+def scheme_of(profile: Profile) -> QuantScheme:
+    """The scheme that a profile's options spell out.
+
+    Raises:
+        UsageError: a value is not one of those known.
+    """
+    grid: Grid = _choice(profile, "grid", "float", get_args(Grid))
+    bias: Bias = _choice(profile, "bias", "float", get_args(Bias))
+    activation = _choice(profile, "activation", "int8", ("int8", "uint8", "int16"))
+    symmetric = bool(profile.options.get("activation_symmetric", True))
+    return QuantScheme(
+        NumberFormat(activation, symmetric, grid),
+        NumberFormat("int8", True, grid),
+        bias,
+        bool(profile.options.get("per_channel", True)),
+    )
+
+
+def _choice(profile: Profile, option: str, default: str, known: tuple[str, ...]) -> Any:
+    value = str(profile.options.get(option, default))
+    if value not in known:
+        raise UsageError(f"{option} is {value!r}" + nearest(value, known), where=f"profile {profile.name}")
+    return value
