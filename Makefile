@@ -14,7 +14,7 @@ help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
 demo: $(VENV)/.demo  ## Partition a real backbone, compile two tasks for two runtimes, run and compare them.
-	$(BIN)/python -m examples.demo
+	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev  ## All tests but the long ones.
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu"

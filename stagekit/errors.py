@@ -13,6 +13,10 @@
     │   ├── ImageError                an image or mask
     │   └── DatasetError              a folder of images and masks, a recipe's data
     ├── VerificationFailed        5   two things that must agree do not
+    ├── Unanswered                1   a request that gets no result
+    │   ├── Overloaded                more would miss the promised time; says when to try again
+    │   ├── DeadlineMissed            its deadline passed
+    │   └── Cancelled                 it was withdrawn, or the session was closed
     ├── StoreError                1   the engine store cannot be read or written
     └── CompileError              1   a target could not build a graph
 
@@ -111,6 +115,30 @@ class VerificationFailed(StagekitError):
     """Two things that must agree do not."""
 
     exit_code = 5
+
+
+class Unanswered(StagekitError):
+    """A request gets no result, though nothing is broken."""
+
+
+class Overloaded(Unanswered):
+    """With this request in the queue, the promised time could not be kept.
+
+    Args:
+        retry_after: seconds until there will be room.
+    """
+
+    def __init__(self, what: str, *, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(what, remedy=f"try again in {retry_after:.3f} s")
+
+
+class DeadlineMissed(Unanswered):
+    """The deadline passed before there was a result."""
+
+
+class Cancelled(Unanswered):
+    """The request was withdrawn, or the session was closed."""
 
 
 class StoreError(StagekitError):

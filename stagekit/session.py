@@ -4,38 +4,53 @@
 
     with stagekit.Session("lite0.deploy") as session:
         labels = session.run(image, tasks=["landcover"])["landcover"]
+        future = session.submit(image, deadline=0.1)
+        for results in session.stream(images):
+            ...
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from stagekit import target as targets
-from stagekit.bundle import DeployedTask, DeployManifest, read_manifest
+from stagekit.answer import Answer, Job, Results, SharedFrame
+from stagekit.bundle import DeployedTask, DeployManifest
 from stagekit.data.geometry import Geometry
-from stagekit.errors import BundleError, TargetUnavailable, UsageError, nearest
-from stagekit.runtime.program import Program, task_program
-from stagekit.runtime.scheduler import CallStatistics, Scheduler
-from stagekit.store import load_entry
-from stagekit.target import Engine, HostBuffer
+from stagekit.errors import Overloaded, UsageError, nearest
+from stagekit.runtime.admission import Admission
+from stagekit.runtime.driver import Driver, Recorder
+from stagekit.runtime.opening import Deployment
+from stagekit.runtime.policy import Policy, adapters_first
+from stagekit.runtime.scheduler import Scheduler
+from stagekit.runtime.statistics import CallStatistics
 
 Array = np.ndarray[Any, Any]
+Image = Array | SharedFrame
 
 
 class Session:
     """Opens a deployment; runs images through any of its tasks.
 
-    Only the engines that the chosen tasks need are loaded.
+    Only the engines that the chosen tasks need are loaded. All methods may be called from any thread.
 
     Args:
         deployment: a ``.deploy`` folder.
         tasks: names to open; all by default.
+        slo: seconds within which requests are to be answered. What would take longer is refused at the door.
+        memory: bytes for results between calls, and for those kept of shared frames.
+        policy: the order among ready calls.
+        trace: told about every call; see :class:`stagekit.runtime.trace.Trace`.
 
     Raises:
         BundleError: the folder is no deployment, or damaged.
@@ -43,35 +58,113 @@ class Session:
         EngineError: an engine is damaged or was built for another toolchain or device.
     """
 
-    def __init__(self, deployment: str | Path, tasks: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        deployment: str | Path,
+        tasks: Sequence[str] | None = None,
+        *,
+        slo: float | None = None,
+        memory: int = 256 << 20,
+        policy: Policy = adapters_first,
+        trace: Recorder | None = None,
+    ) -> None:
         self.path = Path(deployment)
-        self.manifest = read_manifest(self.path, DeployManifest)
-        self.tasks: Mapping[str, DeployedTask] = {t.name: t for t in self._chosen(tasks)}
-        self._programs = {n: task_program(t, self.manifest.stages) for n, t in self.tasks.items()}
-        self._engines: dict[str, Engine] = {}
+        self._deployment = Deployment(self.path)
+        self._tasks: dict[str, DeployedTask] = {}
+        self._frames = count()
+        self._finishing = ThreadPoolExecutor(1, thread_name_prefix="stagekit-results")
+        scheduler = Scheduler({p.name: p.in_flight for p in self._deployment.places}, policy, memory)
+        self._driver = Driver(scheduler, Admission(slo), self._deployment.open, recorder=trace)
         try:
-            self._open()
+            self._add(self._deployment.tasks(tasks))
         except BaseException:
             self.close()
             raise
-        self._scheduler = Scheduler({digest: engine.lane() for digest, engine in self._engines.items()})
+
+    @property
+    def manifest(self) -> DeployManifest:
+        """Of the deployment."""
+        return self._deployment.manifest
+
+    @property
+    def tasks(self) -> Mapping[str, DeployedTask]:
+        """The open tasks by name."""
+        return dict(self._tasks)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """``open`` for each task, or why it was taken out: an engine of its failed again after it was reopened."""
+        return {name: self._driver.out.get(name, "open") for name in self._tasks}
 
     @property
     def statistics(self) -> CallStatistics:
         """Calls made and shared since the session was opened."""
-        return self._scheduler.statistics
+        return self._driver.statistics()
 
     def geometry(self, task: str) -> Geometry:
         """How this task maps an image to a frame."""
         frame = self.manifest.frame
-        return Geometry(frame.height, frame.width, self.tasks[task].resize, frame.fill)
+        return Geometry(frame.height, frame.width, self._tasks[task].resize, frame.fill)
 
-    def run(self, image: Array, tasks: Sequence[str] | None = None) -> dict[str, Array]:
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def add_task(self, name: str) -> None:
+        """Opens one more task, which may have been compiled into the deployment since; others run on meanwhile.
+
+        A task that was taken out is opened again.
+
+        Raises:
+            UsageError, EngineError: as for the session.
+        """
+        self._deployment.reread()
+        self._add(self._deployment.tasks([name]))
+
+    def remove_task(self, name: str) -> None:
+        """Takes no new requests for a task; those in flight are answered. Closes engines that no task needs.
+
+        Raises:
+            UsageError: it is not open.
+        """
+        self._named([name])
+        del self._tasks[name]
+        self._driver.remove(name)
+
+    def _add(self, tasks: Sequence[DeployedTask]) -> None:
+        together = {**self._tasks, **{t.name: t for t in tasks}}.values()
+        for task in tasks:
+            program = self._deployment.program(task, together)
+            for call in program.calls:
+                if call.engine not in self._driver.engines:
+                    engine = self._deployment.open(call.engine)
+                    self._driver.open(call.engine, engine, self._deployment.place_of(call.engine).name)
+            self._driver.add(program)
+            self._tasks[task.name] = task
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def frame(self, image: Array) -> SharedFrame:
+        """A copy of an image for several requests: what one has computed of it, the next need not.
+
+        Raises:
+            UsageError: the image has another form than :meth:`run` takes.
+        """
+        return SharedFrame(f"shared-{next(self._frames)}", _checked(image).copy())
+
+    def run(
+        self,
+        image: Image,
+        tasks: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Results:
         """Label maps (or logits) of one image, by task.
 
         Args:
-            image: uint8 (height, width, 3) RGB, of any size.
+            image: uint8 (height, width, 3) RGB, of any size; or a :meth:`frame`.
             tasks: names; all that the session has open by default.
+            deadline: seconds from now after which the results are not wanted.
+            priority: higher goes first.
 
         Returns:
             Labels as uint8 (height, width) in the image's own size; of a deployment compiled for logits,
@@ -79,36 +172,96 @@ class Session:
 
         Raises:
             UsageError: the image has another form, or a task is not open.
-            EngineError: an engine call failed.
+            EngineError: an engine call of one of the tasks failed, or one was taken out.
+            Overloaded: too many requests are in flight; says when to try again.
+            DeadlineMissed: there was no result in time.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UsageError(f"expected a uint8 image (height, width, 3), got {image.dtype} {image.shape}")
-        names = list(self.tasks) if tasks is None else list(tasks)
-        for name in names:
-            if name not in self.tasks:
-                raise UsageError(f"no task {name!r} is open" + nearest(name, list(self.tasks)), where=self.path)
-        content = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).data).hexdigest()
-        results: dict[str, Array] = {}
-        by_geometry: dict[Geometry, list[str]] = {}
-        for name in names:
-            by_geometry.setdefault(self.geometry(name), []).append(name)
-        for geometry, group in by_geometry.items():
-            pixels, placement = geometry.apply(image)
-            frame = HostBuffer(self.manifest.frame.spec.bind(batch=1), np.ascontiguousarray(pixels)[None])
-            programs: list[Program] = [self._programs[name] for name in group]
-            for name, buffer in self._scheduler.run(frame, f"{content}:{geometry.key()}", programs).items():
-                value = buffer.to_host()[0]
-                if self.tasks[name].output == "labels":
-                    results[name] = placement.labels_to_image(value)
-                else:
-                    results[name] = placement.logits_to_image(value)
-        return {name: results[name] for name in names}
+        job = self._start(image, tasks, deadline, priority)
+        job.answered.result()
+        return job.results()
+
+    def submit(
+        self,
+        image: Image,
+        tasks: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Future[Results]:
+        """The same, without waiting: a future, whose ``cancel`` withdraws what has not been computed.
+
+        The image may be changed as soon as this returns.
+        """
+        job = self._start(image, tasks, deadline, priority, keep=True)
+        return Answer(job, self._driver.cancel, self._finishing)
+
+    def stream(
+        self,
+        images: Iterable[Image],
+        tasks: Sequence[str] | None = None,
+        *,
+        window: int = 4,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Iterator[Results]:
+        """Results of a sequence, in its order, with up to ``window`` images under way."""
+        pending: deque[Future[Results]] = deque()
+        try:
+            for image in images:
+                while (future := self._try(image, tasks, deadline, priority)) is None:
+                    if pending:
+                        yield pending.popleft().result()
+                pending.append(future)
+                if len(pending) >= window:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    async def run_async(
+        self,
+        image: Image,
+        tasks: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Results:
+        """:meth:`run` for asyncio; cancelling it withdraws the request."""
+        return await asyncio.wrap_future(self.submit(image, tasks, deadline=deadline, priority=priority))
+
+    async def stream_async(
+        self,
+        images: AsyncIterable[Image],
+        tasks: Sequence[str] | None = None,
+        *,
+        window: int = 4,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> AsyncIterator[Results]:
+        """:meth:`stream` for asyncio."""
+        pending: deque[asyncio.Future[Results]] = deque()
+        try:
+            async for image in images:
+                while (future := self._try(image, tasks, deadline, priority, wait=False)) is None:
+                    if pending:
+                        yield await pending.popleft()
+                    else:
+                        await asyncio.sleep(0.01)
+                pending.append(asyncio.wrap_future(future))
+                if len(pending) >= window:
+                    yield await pending.popleft()
+            while pending:
+                yield await pending.popleft()
+        finally:
+            for waiting in pending:
+                waiting.cancel()
 
     def close(self) -> None:
-        """Closes all engines; further runs fail."""
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
+        """Withdraws what is under way and closes all engines; further requests fail."""
+        self._driver.close()
+        self._finishing.shutdown(wait=True)
 
     def __enter__(self) -> Self:
         return self
@@ -118,28 +271,62 @@ class Session:
     ) -> None:
         self.close()
 
-    def _chosen(self, names: Sequence[str] | None) -> list[DeployedTask]:
-        known = {t.name: t for t in self.manifest.tasks}
-        if not known:
-            raise BundleError(
-                "this deployment has no task",
-                where=self.path,
-                remedy=f"stagekit compile --into {self.path} NAME.task",
-            )
-        for name in names or ():
-            if name not in known:
-                raise UsageError(f"no task is called {name!r}" + nearest(name, list(known)), where=self.path)
-        return [known[n] for n in dict.fromkeys(names)] if names else list(known.values())
+    # -- inside --------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        manifest = self.manifest
-        target = targets.get(manifest.target)
-        available = target.probe()
-        if not available.run:
-            raise TargetUnavailable(available.reason, where=manifest.target, remedy=available.remedy)
-        profile = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), where=str(self.path))
-        for program in self._programs.values():
-            for call in program.calls:
-                if call.engine not in self._engines:
-                    blob = load_entry(self.path / "engines" / call.engine, call.engine)
-                    self._engines[call.engine] = target.load(blob, profile)
+    def _try(
+        self, image: Image, tasks: Sequence[str] | None, deadline: float | None, priority: int, wait: bool = True
+    ) -> Future[Results] | None:
+        """A future, or ``None`` where there is no room just now (after waiting for some, if that is allowed)."""
+        try:
+            return self.submit(image, tasks, deadline=deadline, priority=priority)
+        except Overloaded as refusal:
+            if wait:
+                time.sleep(min(refusal.retry_after, 0.1))
+            return None
+
+    def _start(
+        self,
+        image: Image,
+        tasks: Sequence[str] | None,
+        deadline: float | None,
+        priority: int,
+        keep: bool = False,
+    ) -> Job:
+        """Requests for each way in which the tasks see the image.
+
+        Args:
+            keep: the image may be changed before the request is answered.
+        """
+        names = self._named(list(self._tasks) if tasks is None else tasks)
+        groups: dict[Geometry, list[str]] = {}
+        for name in names:
+            groups.setdefault(self.geometry(name), []).append(name)
+        if not isinstance(image, SharedFrame):
+            image = SharedFrame(f"frame-{next(self._frames)}", _checked(image), shared=False)
+        job = Job(names, self._tasks, len(groups))
+        spec = self.manifest.frame.spec.bind(batch=1)
+        try:
+            for geometry, group in groups.items():
+                frame, placement = image.seen(geometry, spec, keep)
+                expect = job.expect(placement)
+                job.requests.append(
+                    self._driver.submit(frame, group, expect, deadline, priority, admitted=bool(job.requests))
+                )
+        except BaseException:
+            for request in job.requests:
+                with suppress(Exception):
+                    self._driver.cancel(request)
+            raise
+        return job
+
+    def _named(self, names: Sequence[str]) -> list[str]:
+        for name in names:
+            if name not in self._tasks:
+                raise UsageError(f"no task {name!r} is open" + nearest(name, list(self._tasks)), where=self.path)
+        return list(dict.fromkeys(names))
+
+
+def _checked(image: Array) -> Array:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UsageError(f"expected a uint8 image (height, width, 3), got {image.dtype} {image.shape}")
+    return image

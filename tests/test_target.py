@@ -181,12 +181,14 @@ def test_looking_targets_up_imports_no_vendor() -> None:
     code = """
 import sys
 from stagekit import target as targets
+from stagekit.graph import TensorSpec
+feature = TensorSpec("x", "float32", ("batch", 8, 4, 4), "NCHW")
 for name in targets.entries():
     for profile in targets.shipped_profiles(name):
         loaded = targets.load_profile(profile, name)
         target = targets.get(name)
         target.toolchain(loaded), target.device(loaded)
-        target.boundaries(__import__("stagekit.graph").graph.TensorSpec("x", "float32", ("batch", 8, 4, 4), "NCHW"), loaded)
+        target.boundaries(feature, loaded)
 print([name for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch") if name in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

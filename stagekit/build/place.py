@@ -14,6 +14,7 @@ from typing import Literal
 from stagekit.bundle import Boundary, Frame, HeadEntry, PromptEntry, TaskManifest, read_graph
 from stagekit.errors import BundleError, nearest
 from stagekit.graph import Graph
+from stagekit.graph.idle import without_idle_nodes
 from stagekit.graph.labels import with_labels
 from stagekit.graph.shapes import BATCH, bind
 from stagekit.graph.tokens import TokenGrid, over_tokens
@@ -44,7 +45,7 @@ def spm_graph(task: Path, entry: PromptEntry, boundary: Boundary, before: Bounda
     if before is not None:
         shapes["semantic"] = (BATCH, classes, *_grid(before))
     _check_inputs(graph, shapes, task, entry.graph)
-    bound = _laid_out(bind(graph, shapes))
+    bound = _laid_out(without_idle_nodes(bind(graph, shapes)))
     if boundary.prefix is None:
         return bound
     return over_tokens(bound, {"feature": _tokens(boundary)}, {"prompted": "feature"})
@@ -56,7 +57,7 @@ def head_graph(task: Path, entry: HeadEntry, boundaries: Mapping[str, Boundary],
     read = {name: boundaries[name] for name in entry.reads}
     shapes = {name: (BATCH, b.channels, *_grid(b)) for name, b in read.items()}
     _check_inputs(graph, shapes, task, entry.graph)
-    bound = _laid_out(bind(graph, shapes))
+    bound = _laid_out(without_idle_nodes(bind(graph, shapes)))
     tokens = {name: _tokens(b) for name, b in read.items() if b.prefix is not None}
     bound = over_tokens(bound, tokens, {}) if tokens else bound
     return with_labels(bound, frame.height, frame.width) if output == "labels" else bound

@@ -19,6 +19,7 @@ from stagekit.bundle.manifest import (
     StageEntry,
     StagesManifest,
     TaskManifest,
+    plain_name,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "StageEntry",
     "StagesManifest",
     "TaskManifest",
+    "plain_name",
     "read_graph",
     "read_manifest",
     "write_manifest",

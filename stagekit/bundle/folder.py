@@ -8,16 +8,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from stagekit import graph
 from stagekit.bundle.manifest import GraphEntry, Manifest
-from stagekit.errors import BundleError, StagekitError
-from stagekit.graph import Graph
+from stagekit.errors import BundleError, GraphError, StagekitError
+
+if TYPE_CHECKING:
+    from stagekit.graph import Graph
 
 MANIFEST = "manifest.json"
+KINDS = ("stages", "task", "deploy")
+DAMAGED = "the file was changed or damaged: make the bundle again"
 
 M = TypeVar("M", bound=Manifest)
 
@@ -35,7 +38,9 @@ def read_manifest(folder: Path, kind: type[M]) -> M:
         raise BundleError(found, where=folder)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise BundleError(f"the manifest cannot be read: {error.strerror}", where=path) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
         raise BundleError(f"the manifest is not JSON: {error}", where=path) from error
     if not isinstance(data, dict) or data.get("kind") != expected:
         raise BundleError(
@@ -61,15 +66,20 @@ def read_graph(folder: Path, entry: GraphEntry) -> Graph:
     """A bundle's graph, proven to be the one that the manifest names.
 
     Raises:
-        BundleError: the file is missing or its fingerprint differs.
+        BundleError: the file is missing or no graph, or its fingerprint differs.
     """
-    loaded = graph.load(folder / entry.graph)
+    from stagekit.graph import load
+
+    try:
+        loaded = load(folder / entry.graph)
+    except GraphError as error:
+        raise BundleError(f"{entry.graph}: {error.what}", where=folder, remedy=DAMAGED) from error
     if loaded.fingerprint != entry.fingerprint:
         raise BundleError(
             f"the contents of {entry.graph} are not what the manifest says:"
             f" fingerprint {loaded.fingerprint[:16]}, expected {entry.fingerprint[:16]}",
             where=folder,
-            remedy="the file was changed or damaged: make the bundle again",
+            remedy=DAMAGED,
         )
     return loaded
 
@@ -92,9 +102,10 @@ def writing(destination: Path) -> Iterator[Path]:
     Raises:
         BundleError: something that is not a bundle stands at ``destination``, or it cannot be written.
     """
-    if destination.exists() and not (destination / MANIFEST).is_file() and not _is_empty_folder(destination):
-        raise BundleError("this exists and is not a bundle; it will not be overwritten", where=destination)
     try:
+        free = not destination.exists() or _is_empty_folder(destination) or _is_bundle(destination)
+        if not free:
+            raise BundleError("this exists and is not a bundle; it will not be overwritten", where=destination)
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
@@ -111,6 +122,15 @@ def writing(destination: Path) -> Iterator[Path]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether its manifest is one of ours: other things come with a ``manifest.json`` too."""
+    try:
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("kind") in KINDS and "schema" in data
 
 
 def _replace_folder(new: Path, destination: Path) -> None:

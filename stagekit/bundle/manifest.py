@@ -20,6 +20,13 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def plain_name(text: str) -> str:
+    """A name that manifests accept, as near to ``text`` as can be: ``my model (2)`` gives ``my-model-2``."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+    plain = re.sub(r"\.{2,}", ".", plain).strip("._-")[:128]
+    return plain or "unnamed"
+
+
 FileName = Annotated[str, AfterValidator(_plain_name)]
 """A file inside the bundle's own folder: never a path that could leave it."""
 
@@ -135,6 +142,16 @@ class StagesManifest(Manifest):
     uncut: GraphEntry
     weight_file: FileName
     export_error: float | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> StagesManifest:
+        for what, names in (
+            ("stages", [s.name for s in self.stages]),
+            ("boundaries", [s.boundary.name for s in self.stages]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {what} have one name: {', '.join(names)}")
+        return self
 
     def boundary_index(self, name: str) -> int:
         """The position of the boundary of that name, or -1."""

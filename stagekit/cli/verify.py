@@ -25,7 +25,7 @@ def command(bundle: Path, seed: int, as_json: bool) -> None:
     """
     with progress() as tell:
         errors = verify(bundle, seed=seed, progress=tell)
-    worst = max(errors, key=lambda e: e.relative)
+    worst = max(errors, key=lambda e: (not e.ok, e.relative))
     rows = [(e.boundary, f"{e.relative:.2e}", "equal" if e.ok else "DIFFERS") for e in errors]
     text = table(["boundary", "worst relative error", f"at {TOLERANCE:.0e}"], rows)
     data = {"bundle": str(bundle), "tolerance": TOLERANCE, "boundaries": [{**asdict(e), "ok": e.ok} for e in errors]}

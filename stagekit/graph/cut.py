@@ -53,10 +53,10 @@ def candidates(graph: Graph) -> list[Candidate]:
                 live.discard(id(value))
         live.update(id(v) for v in node.outputs if id(v) not in constant and (remaining[id(v)] or id(v) in outputs))
         if len(live) == 1:
-            value = next((v for v in node.outputs if id(v) in live), None)
-            if value is not None and id(value) not in outputs and value.shape is not None:
-                dims = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
-                found.append(Candidate(str(value.name), spent, dims))
+            crossing = next((v for v in node.outputs if id(v) in live), None)
+            if crossing is not None and id(crossing) not in outputs and crossing.shape is not None:
+                dims = tuple(d if isinstance(d, int) else str(d.value) for d in crossing.shape)
+                found.append(Candidate(str(crossing.name), spent, dims))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from stagekit.graph.model import Graph
 
@@ -17,13 +17,24 @@ def without_idle_nodes(graph: Graph) -> Graph:
     """
     model = graph.edit()
     for node in list(model.graph):
-        if _keeps_size(node):
-            (old,) = node.outputs
-            new = ir.node("Identity", [node.inputs[0]], name=node.name)
-            ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], [old], new.outputs)
-    model = IdentityEliminationPass()(model).model
-    model = RemoveUnusedNodesPass()(model).model
+        if (node.op_type == "Identity" and not node.domain) or _keeps_size(node):
+            _bypass(model.graph, node)
+    RemoveUnusedNodesPass()(model)
     return graph.with_model(model)
+
+
+def _bypass(graph: ir.Graph, node: ir.Node) -> None:
+    """Takes a node out; its readers read what it reads. One that copies an input or output to an output stays."""
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None:
+        return
+    if result.is_graph_output():
+        if source.producer() is None or source.is_graph_output():
+            return
+        name, result.name = result.name, None
+        source.name = name
+    result.replace_all_uses_with(source, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
 
 
 def _keeps_size(node: ir.Node) -> bool:
@@ -41,5 +52,5 @@ def _keeps_size(node: ir.Node) -> bool:
     if sizes is not None:
         return True
     # With factors, a size may stay because it was rounded down, while the samples still move.
-    scales = ir.convenience.get_const_tensor(node.inputs[2])
+    scales = ir.convenience.get_const_tensor(node.inputs[2]) if node.inputs[2] else None
     return scales is not None and bool(np.all(scales.numpy() == 1))

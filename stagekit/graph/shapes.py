@@ -105,9 +105,26 @@ def _inferred(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], batch: 
     except InferenceError as error:
         # The lenient mode passes over a node that it cannot follow; that is right only if the rest was found.
         found = _values(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
-        if any(v.shape is None for v in (found.get(str(o.name)) for o in model.graph.outputs) if v is not None):
+        if not all(_known(found.get(str(o.name))) for o in model.graph.outputs):
             raise GraphError(f"shapes do not fit together: {error}", where=graph.source) from error
+    if not all(map(_known, found.values())) and all(map(_known, model.graph.inputs)):
+        better = _symbolically(proto)
+        found = {name: v if _known(v) else better.get(name, v) for name, v in found.items()}
     return found
+
+
+def _symbolically(proto: onnx.ModelProto) -> dict[str, ir.Value]:
+    """Values as ONNX Runtime's inference sees them; it follows shapes computed by old operators too."""
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    try:
+        return _values(SymbolicShapeInference.infer_shapes(proto, int_max=2**31 - 1))
+    except Exception:  # it raises bare ones for what it cannot follow; the shapes then stay unknown
+        return {}
+
+
+def _known(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None and all(isinstance(d, int) for d in value.shape)
 
 
 def _values(proto: onnx.ModelProto) -> dict[str, ir.Value]:

@@ -8,19 +8,46 @@ import onnx_ir as ir
 
 from stagekit.errors import GraphError
 from stagekit.graph.model import PROTOBUF_LIMIT, Graph, bring_inside, from_proto
+from stagekit.graph.shapes import inferred
 
 LARGE = 2**18
 """Elements from which a matrix that only multiplies activations is left out while simplifying."""
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same function with fewer nodes; input and output names stay.
+    """The same function with fewer nodes and with shapes on every tensor; input and output names stay.
 
-    Large matrices of MatMul and Gemm have nothing to be folded with. They are declared as inputs meanwhile, so
-    that a model of a gigabyte is simplified without serialising it several times.
+    onnxsim computes some shapes of old operator sets wrongly and writes them down as constants. Where what it made
+    contradicts the shapes that ``graph`` has, it is made again without folding constants.
 
     Raises:
         GraphError: onnxsim cannot process the graph.
+    """
+    try:
+        simple = inferred(_simplify(graph, fold=True))
+        if not _contradicts(simple, graph):
+            return simple
+    except GraphError:
+        pass
+    return inferred(_simplify(graph, fold=False))
+
+
+def _contradicts(simple: Graph, graph: Graph) -> bool:
+    before = {str(v.name): v.shape for node in graph.body for v in node.outputs}
+    return any(
+        isinstance(a, int) and isinstance(b, int) and a != b
+        for node in simple.body
+        for v in node.outputs
+        if v.shape is not None and (known := before.get(str(v.name))) is not None and len(known) == len(v.shape)
+        for a, b in zip(v.shape, known, strict=True)
+    )
+
+
+def _simplify(graph: Graph, fold: bool) -> Graph:
+    """One run of onnxsim.
+
+    Large matrices of MatMul and Gemm have nothing to be folded with. They are declared as inputs meanwhile, so
+    that a model of a gigabyte is simplified without serialising it several times.
     """
     import onnxsim
 
@@ -30,7 +57,7 @@ def simplify(graph: Graph) -> Graph:
         raise GraphError("too many bytes of convolution weights to simplify", where=graph.source)
     bring_inside(hollow)
     try:
-        proto, _ = onnxsim.simplify(ir.to_proto(hollow))
+        proto, _ = onnxsim.simplify(ir.to_proto(hollow), skip_constant_folding=not fold)
     except Exception as error:  # onnxsim raises whatever its C++ side throws
         raise GraphError(f"onnxsim cannot simplify it: {error}", where=graph.source) from error
     simple = from_proto(proto, graph.source)

@@ -64,6 +64,8 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown element type {self.dtype!r}; known: {', '.join(DTYPES)}", where=self.name)
+        if any(isinstance(d, int) and d < 0 for d in self.shape):
+            raise UsageError(f"a dimension of {self.shape} is negative", where=self.name)
         if self.layout and (len(self.layout) != len(self.shape) or len(set(self.layout)) != len(self.layout)):
             raise UsageError(f"layout {self.layout!r} does not name the axes of {self.shape}", where=self.name)
 

@@ -15,6 +15,7 @@ from stagekit.bundle import (
     GraphEntry,
     StageEntry,
     StagesManifest,
+    plain_name,
     write_manifest,
     writing,
 )
@@ -22,8 +23,6 @@ from stagekit.errors import VerificationFailed
 from stagekit.graph import Graph
 from stagekit.graph.cost import macs, parameters
 from stagekit.graph.cut import cut
-from stagekit.graph.shapes import inferred
-from stagekit.graph.simplify import simplify
 from stagekit.graph.weights import save_together
 from stagekit.partition.verify import Array, compare, random_frames, run_file
 from stagekit.target import Progress
@@ -34,11 +33,6 @@ UNCUT = "uncut.onnx"
 
 EXPORT_TOLERANCE = 1e-4
 """Largest relative error of an exported, simplified graph against its source; folding BatchNorm rounds anew."""
-
-
-def simplified(graph: Graph) -> Graph:
-    """The graph simplified, with shapes on every tensor."""
-    return inferred(simplify(graph))
 
 
 def write_stages(
@@ -67,9 +61,7 @@ def write_stages(
     chain = _ending_at(whole, names[-1])
     progress(f"cutting into {len(boundaries)} graphs")
     segments = cut(chain, names[:-1])
-    stages = {
-        _slug(index, b.name): segment for index, (b, segment) in enumerate(zip(boundaries, segments, strict=True))
-    }
+    stages = dict(zip(stage_names([b.name for b in boundaries]), segments, strict=True))
     with writing(destination) as folder:
         progress("writing graphs and weights")
         files = {f"{name}.onnx": segment for name, segment in stages.items()}
@@ -78,7 +70,7 @@ def write_stages(
         error = _export_error(folder / UNCUT, frame, expected)
         progress("fingerprints")
         manifest = StagesManifest(
-            name=destination.name.removesuffix(".stages"),
+            name=plain_name(destination.name.removesuffix(".stages")),
             backbone=backbone,
             frame=frame,
             stages=tuple(
@@ -116,10 +108,15 @@ def _export_error(path: Path, frame: Frame, expected: Mapping[str, Array]) -> fl
     return worst
 
 
-def _slug(index: int, boundary: str) -> str:
-    """A stage's name: its boundary's if that can be a file name, else its number."""
-    plain = boundary.replace("-", "").replace("_", "").replace(".", "").isalnum() and boundary.isascii()
-    return boundary if plain and not boundary.startswith(".") and boundary[0].isalnum() else f"segment{index}"
+def stage_names(boundaries: Sequence[str]) -> list[str]:
+    """A name for each stage, good as a file name on any system: its boundary's if that is one, else its number."""
+    names: list[str] = []
+    taken = {UNCUT.removesuffix(".onnx")}
+    for index, boundary in enumerate(boundaries):
+        plain = boundary == plain_name(boundary) and len(boundary) <= 64 and boundary.lower() not in taken
+        names.append(boundary if plain else f"segment{index}" if f"segment{index}" not in taken else f"cut{index}")
+        taken.add(names[-1].lower())
+    return names
 
 
 def _described(boundary: Boundary, segment: Graph) -> Boundary:

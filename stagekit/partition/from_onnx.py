@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +22,15 @@ class Normalisation:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        if not all(isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise UsageError(f"mean {self.mean} and std {self.std} must be numbers, std above 0", where="--mean, --std")
+
+
+def image_layout(shape: Sequence[int | str]) -> str:
+    """``NHWC`` if the last of four dimensions alone can be that of colours, else ``NCHW``."""
+    return "NHWC" if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else "NCHW"
+
 
 def fix_size(graph: Graph, size: tuple[int, int] | None) -> Graph:
     """The graph with a static image size and a symbolic batch.
@@ -31,11 +41,11 @@ def fix_size(graph: Graph, size: tuple[int, int] | None) -> Graph:
     """
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 4:
         raise GraphError(
-            "expected one input of four dimensions (an image), found " + "; ".join(map(str, graph.inputs)),
+            "expected one input of four dimensions (an image), found " + ("; ".join(map(str, graph.inputs)) or "none"),
             where=graph.source,
         )
     spec = graph.inputs[0]
-    axes = (1, 2) if spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3) else (2, 3)
+    axes = (1, 2) if image_layout(spec.shape) == "NHWC" else (2, 3)
     shape: list[int | str] = list(spec.shape)
     for axis, wanted in zip(axes, size or (None, None), strict=True):
         have = shape[axis]
@@ -45,13 +55,22 @@ def fix_size(graph: Graph, size: tuple[int, int] | None) -> Graph:
             raise UsageError(f"its input is fixed to {spec.shape}, --input asks for {size}", where=graph.source)
         if wanted is not None:
             shape[axis] = wanted
-    shape[0] = BATCH
     if any(isinstance(d, str) for d in shape[1:]):
         raise UsageError(f"its input {spec} has an open channel dimension", where=graph.source)
+    batched = _bound(graph, spec.name, [BATCH, *shape[1:]])
+    fixed = spec.shape[0]
+    if isinstance(fixed, str) or all(o.shape and o.shape[0] == BATCH for o in batched.outputs):
+        return batched
+    # The size of its batch is written into the graph, in a Reshape say: it cannot take another.
+    return _bound(graph, spec.name, shape)
+
+
+def _bound(graph: Graph, name: str, shape: Sequence[int | str]) -> Graph:
+    """:func:`bind`, also where the model itself says that the batch is one."""
     model = graph.edit()
-    value = next(v for v in model.graph.inputs if v.name == spec.name)
+    value = next(v for v in model.graph.inputs if v.name == name)
     value.shape = ir.Shape(shape)
-    return bind(Graph(model, graph.source), {spec.name: tuple(shape)})
+    return bind(Graph(model, graph.source), {name: tuple(shape)})
 
 
 def take_frames(graph: Graph, normalisation: Normalisation) -> Graph:
@@ -68,7 +87,9 @@ def take_frames(graph: Graph, normalisation: Normalisation) -> Graph:
     batch, _, height, width = spec.shape
     model = graph.edit()
     old = next(v for v in model.graph.inputs if v.name == spec.name)
-    frames = ir.val("frames", ir.DataType.UINT8, ir.Shape([batch, height, width, 3]))
+    taken = {str(v.name) for node in model.graph for v in node.outputs} | set(model.graph.initializers)
+    name = next(n for n in ("frames", "frames_uint8", "stagekit_frames") if n not in taken)
+    frames = ir.val(name, ir.DataType.UINT8, ir.Shape([batch, height, width, 3]))
     mean, scale = (
         ir.tensor(np.asarray(values, np.float32).reshape(1, 3, 1, 1), name=f"frames/{name}")
         for name, values in (("mean", normalisation.mean), ("scale", [1 / s for s in normalisation.std]))
@@ -89,7 +110,7 @@ def take_frames(graph: Graph, normalisation: Normalisation) -> Graph:
     old.replace_all_uses_with(mul.outputs[0])
     model.graph.inputs[list(model.graph.inputs).index(old)] = frames
     model.graph.insert_before(first, [transpose, cast, sub, mul])
-    return bind(Graph(model, graph.source), {"frames": (batch, height, width, 3)})
+    return bind(Graph(model, graph.source), {name: (batch, height, width, 3)})
 
 
 def expose(graph: Graph, tensors: Sequence[str]) -> Graph:

@@ -16,8 +16,9 @@ from stagekit.graph import Graph, TensorSpec
 from stagekit.graph.cost import macs
 from stagekit.graph.cut import Candidate, balanced, candidates
 from stagekit.graph.shapes import BATCH
-from stagekit.partition.chain import simplified, write_stages
-from stagekit.partition.from_onnx import Normalisation, expose, fix_size, take_frames
+from stagekit.graph.simplify import simplify
+from stagekit.partition.chain import write_stages
+from stagekit.partition.from_onnx import Normalisation, expose, fix_size, image_layout, take_frames
 from stagekit.partition.verify import random_frames, run_graph
 from stagekit.target import Progress, silent
 
@@ -95,7 +96,7 @@ def partition_module(
     expected = run_backbone(backbone, random_frames(frame.spec.bind(batch=1), seed=0))
     exported = export_backbone(backbone, height, width, exporter)
     progress("simplifying")
-    return write_stages(simplified(exported), boundaries, frame, facts, output, progress, expected)
+    return write_stages(simplify(exported), boundaries, frame, facts, output, progress, expected)
 
 
 def _placeholder(name: str, kind: str) -> TensorSpec:
@@ -109,7 +110,7 @@ def _placeholder(name: str, kind: str) -> TensorSpec:
 
 def places(path: Path, size: tuple[int, int] | None) -> tuple[list[Candidate], int]:
     """Where a foreign model can be cut by one tensor, and its multiply-accumulates for one image."""
-    whole = simplified(fix_size(graph.load(path), size))
+    whole = simplify(fix_size(graph.load(path), size))
     return candidates(whole), macs(whole)
 
 
@@ -135,6 +136,7 @@ def partition_onnx(
         GraphError: the file is not a model that can be cut there.
         BundleError: the output cannot be written.
     """
+    at = [[name.strip() for name in tensors] for tensors in at]
     if bool(at) == (stages is not None):
         raise UsageError("give either --at TENSOR (once per cut) or --stages N", where=path)
     progress(f"reading {path.name}")
@@ -145,12 +147,12 @@ def partition_onnx(
     final = [s.name for s in raw.outputs]
     progress("simplifying")
     if stages is not None:
-        whole = simplified(raw)
+        whole = simplify(raw)
         at = [[name] for name in balanced(candidates(whole), macs(whole), stages)]
         whole = expose(whole, _flat(at))
     else:
         raw = expose(raw, _flat(at))
-        whole = simplified(raw)
+        whole = simplify(raw)
     specs = {s.name: _laid_out(s) for s in whole.outputs}
     boundaries = [
         Boundary(name=tensors[0], tensors=tuple(specs[t] for t in tensors), grid=_grid(specs[tensors[0]]))
@@ -162,7 +164,7 @@ def partition_onnx(
         weights=path.name,
         preprocessing={"mean": normalisation.mean, "std": normalisation.std} if normalisation else None,
     )
-    spec = replace(raw.inputs[0], layout="NHWC" if raw.inputs[0].shape[3] in (1, 3) else "NCHW")
+    spec = replace(raw.inputs[0], layout=image_layout(raw.inputs[0].shape))
     height, width = (int(spec.shape[spec.layout.index(axis)]) for axis in "HW")
     frame = Frame(spec=spec, height=height, width=width)
     expected = run_graph(raw, [random_frames(spec.bind(batch=1), seed=0)])

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagekit.bundle import ClassEntry, HeadEntry, Metric, PromptEntry, TaskManifest, write_manifest, writing
+from stagekit.bundle import (
+    ClassEntry,
+    HeadEntry,
+    Metric,
+    PromptEntry,
+    TaskManifest,
+    plain_name,
+    write_manifest,
+    writing,
+)
 from stagekit.graph import Graph
 from stagekit.graph.cost import macs, parameters
 from stagekit.graph.shapes import BATCH, bind
@@ -39,6 +48,7 @@ def write_task(
 
     Args:
         backbone: :func:`stagekit.models.identity.backbone_id` of the network's backbone.
+        name: of the task, made fit for a file name.
         prior: M_0, one frequency a class.
         provenance: recipe, data and dates, for people.
 
@@ -63,7 +73,7 @@ def write_task(
     reads = {b: grids[b] for b in head.inputs}
     entry = HeadEntry(reads=head.inputs, **_facts("head.onnx", graphs["head.onnx"], reads))
     manifest = TaskManifest(
-        name=name,
+        name=plain_name(name),
         backbone=backbone,
         classes=tuple(classes),
         prior=tuple(prior),

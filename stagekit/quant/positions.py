@@ -34,10 +34,17 @@ class Positions:
     Args:
         tensors: activations by name, each with the name of the tensor whose scale it has (its own as a rule).
         nodes: the nodes that compute in integers, by name.
+        integer_inputs: those of the graph's inputs that arrive as integers.
     """
 
     tensors: dict[str, str]
     nodes: frozenset[str]
+    integer_inputs: frozenset[str] = frozenset()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The tensors whose ranges are needed, without the inputs that arrive as integers."""
+        return tuple(t for t in dict.fromkeys(self.tensors.values()) if t not in self.integer_inputs)
 
 
 def find_positions(graph: Graph, quantised_inputs: Collection[str] = (), keep_float: Sequence[str] = ()) -> Positions:
@@ -67,7 +74,7 @@ def find_positions(graph: Graph, quantised_inputs: Collection[str] = (), keep_fl
         if node.op_type in CONVOLUTIONS | JOINS:
             end = str(merged_output(node).name)
             scale_of[end] = end
-    return Positions(scale_of, frozenset(nodes))
+    return Positions(_in_use(graph, scale_of, nodes), frozenset(nodes), frozenset(quantised_inputs))
 
 
 def activations(graph: Graph, node: ir.Node) -> list[ir.Value]:
@@ -88,6 +95,20 @@ def merged_output(node: ir.Node) -> ir.Value:
     if len(users) == 1 and users[0].op_type in MERGED and not value.is_graph_output():
         return users[0].outputs[0]
     return value
+
+
+def _in_use(graph: Graph, scale_of: dict[str, str], nodes: set[str]) -> dict[str, str]:
+    """Without views of quantised tensors that nobody reads as integers."""
+    kept = dict(scale_of)
+    for node in reversed(in_order(graph.body)):
+        for value in node.outputs:
+            name = str(value.name)
+            if kept.get(name, name) == name or value.is_graph_output():
+                continue
+            readers = [user for user, _ in value.uses()]
+            if not any(str(r.name) in nodes or any(str(o.name) in kept for o in r.outputs) for r in readers):
+                del kept[name]
+    return kept
 
 
 def _has_known_weight(graph: Graph, node: ir.Node) -> bool:

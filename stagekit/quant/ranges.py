@@ -51,7 +51,9 @@ def entropy(statistics: Statistics, form: NumberFormat, parameter: float) -> Ran
     """The threshold of least Kullback-Leibler divergence, searched by ONNX Runtime (Migacz, GTC 2017).
 
     The search knows symmetric histograms alone. A tensor without negative values gets all of an unsigned
-    type's levels for its upper half.
+    type's levels for its upper half. The bins around zero count as much as their neighbours: behind a Relu half
+    of all values are exactly zero, and the search would cut everything else away (NVIDIA's
+    pytorch-quantization does the same).
     """
     from onnxruntime.quantization.calibrate import HistogramCollector
 
@@ -61,6 +63,8 @@ def entropy(statistics: Statistics, form: NumberFormat, parameter: float) -> Ran
     one_sided = form.low == 0 and statistics.minimum >= 0
     levels = 255 if one_sided else 127
     counts, edges = _zoomed(statistics, reach)
+    middle = ENTROPY_BINS // 2
+    counts[middle - 1 : middle + 1] = counts[middle - 2], counts[middle + 1]
     extremes = (np.float32(statistics.minimum), np.float32(statistics.maximum))
     search = HistogramCollector("entropy", True, ENTROPY_BINS, levels, 100.0, "same")
     low, high = search.get_entropy_threshold((counts, edges, *extremes), levels)

@@ -8,9 +8,12 @@ the inputs, down to the frame's), so no hash is computed while requests run.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
+
+from stagekit.runtime.statistics import Tally
 
 if TYPE_CHECKING:
     from stagekit.runtime.queues import EngineQueue
@@ -29,6 +32,7 @@ class Step:
         inputs: (step, which of its outputs); ``None`` for the frame.
         label: of the first program that brought it.
         depth: the longest way to it from the frame, in calls.
+        tally: of all steps with its label.
         users: programs that hold it.
     """
 
@@ -37,6 +41,7 @@ class Step:
     label: str
     adapter: bool
     depth: int
+    tally: Tally
     users: int = 0
 
     def key(self, frame: str) -> str:
@@ -135,19 +140,25 @@ class Request:
         arrived: seconds on the scheduler's clock; ``deadline`` likewise, or ``None``.
     """
 
-    __slots__ = ("arrived", "deadline", "entries", "finished", "frame", "handle", "outcomes", "pending", "works")
+    __slots__ = ("arrived", "deadline", "done_callback", "entries", "frame", "outcomes", "pending", "works")
 
-    def __init__(self, frame: Frame, entries: tuple[Entry, ...], arrived: float, deadline: float | None) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        entries: tuple[Entry, ...],
+        arrived: float,
+        deadline: float | None,
+        done_callback: Callable[[Request], None],
+    ) -> None:
         self.frame = frame
         self.entries = entries
         self.arrived = arrived
         self.deadline = deadline
-        self.finished: float | None = None
         self.pending = len(entries)
         self.outcomes: list[Value | Exception] = [None] * len(entries)
         self.works: list[Work | None] = [None] * len(entries)
-        self.handle: Any = None
-        """For whoever drives the scheduler: its future, say."""
+        self.done_callback = done_callback
+        """For whoever drives the scheduler: whom to tell."""
 
     @property
     def done(self) -> bool:
@@ -157,3 +168,7 @@ class Request:
     def error(self) -> Exception | None:
         """The first of the tasks' errors."""
         return next((o for o in self.outcomes if isinstance(o, Exception)), None)
+
+
+def nobody(_: Request) -> None:
+    """For requests whose answer is looked up, not told."""

@@ -38,7 +38,8 @@ class OrtEngine:
 
     def lane(self) -> OrtLane:
         """A thread of its own; a session may be run from many at once."""
-        lane = OrtLane(self, self.session)
+        _ = self.session
+        lane = OrtLane(self)
         self._lanes.add(lane)
         return lane
 
@@ -58,9 +59,8 @@ class OrtEngine:
 class OrtLane:
     """Calls one after the other on a thread of its own."""
 
-    def __init__(self, engine: OrtEngine, session: Any) -> None:
+    def __init__(self, engine: OrtEngine) -> None:
         self._engine = engine
-        self._session: Any = session
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime-lane")
 
     def submit(self, inputs: Sequence[Buffer], batch: int) -> OrtCall:
@@ -72,11 +72,14 @@ class OrtLane:
         """
         session = self._engine.session
         check_call(self._engine, inputs, batch)
-        return OrtCall(self._engine.name, self._thread.submit(self._run, session, tuple(inputs), batch))
+        try:
+            future = self._thread.submit(self._run, session, tuple(inputs), batch)
+        except RuntimeError as error:  # closed by another thread since it was looked at
+            raise EngineError("the engine is closed", where=self._engine.name) from error
+        return OrtCall(self._engine.name, future)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
-        self._session = None
 
     def _run(self, session: Any, inputs: tuple[Buffer, ...], batch: int) -> tuple[Buffer, ...]:
         binding = session.io_binding()

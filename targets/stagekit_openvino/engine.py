@@ -69,7 +69,11 @@ class OvLane:
         """
         _ = self._engine.compiled
         check_call(self._engine, inputs, batch)
-        return OvCall(self._engine.name, self._thread.submit(self._run, tuple(inputs), batch))
+        try:
+            future = self._thread.submit(self._run, tuple(inputs), batch)
+        except RuntimeError as error:  # closed by another thread since it was looked at
+            raise EngineError("the engine is closed", where=self._engine.name) from error
+        return OvCall(self._engine.name, future)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

@@ -49,6 +49,11 @@ class OpenVinoTarget:
             devices = tuple(_vendor().Core().available_devices)
         except TargetUnavailable as error:
             return Availability(False, False, _version(), reason=error.what, remedy=error.remedy or "")
+        except RuntimeError as error:
+            reason = f"openvino does not start: {gist(error)}"
+            return Availability(
+                False, False, _version(), reason=reason, remedy="pip install --force-reinstall openvino"
+            )
         return Availability(True, True, _version(), devices)
 
     def toolchain(self, profile: Profile) -> str:

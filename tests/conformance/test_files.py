@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stagekit import target as targets
 from stagekit.errors import EngineError
 from stagekit.graph import Graph
 from stagekit.target import EngineBlob
@@ -129,3 +130,37 @@ def test_an_engine_made_elsewhere_is_refused(bench: Bench, copied: EngineBlob, k
     foreign = replace(copied, metadata={**copied.metadata, key: "something else"})
     with pytest.raises(EngineError, match=f"{key} 'something else'"):
         bench.target.load(foreign, bench.profile)
+
+
+def test_weights_beyond_one_protobuf_message_go_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is lowered here, since a graph of 2 GB takes too long."""
+    monkeypatch.setattr("stagekit_onnxruntime.target.INLINE_LIMIT", 0)
+    target, profile = targets.get("onnxruntime"), targets.load_profile("ort-f32")
+    graph = GRAPHS["residual"]()
+    blobs = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        blobs.append(target.compile(graph, graph.inputs, graph.outputs, profile, folder, targets.silent))
+    assert blobs[0].files == ("engine.onnx", "engine.weights")
+    assert {path.name for path in blobs[0].root.iterdir()} == set(blobs[0].files)
+    assert digest(blobs[0]) == digest(blobs[1])
+    s = sample(graph, 1)
+    engine = target.load(blobs[0], profile)
+    (found,) = engine.lane().submit(buffers(engine.inputs, s.inputs), 1).wait()
+    assert np.array_equal(found.to_host(), s.outputs[0])
+    engine.close()
+    weights = blobs[0].root / "engine.weights"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(EngineError, match=r"engine\.weights"):
+        target.load(blobs[0], profile)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_onnxruntimes_engine_gives_the_bits_of_the_graph_loaded_directly(name: str, tmp_path: Path) -> None:
+    target, profile = targets.get("onnxruntime"), targets.load_profile("ort-f32")
+    graph = GRAPHS[name]()
+    s = sample(graph, 1)
+    engine = target.load(target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, targets.silent), profile)
+    found = engine.lane().submit(buffers(engine.inputs, s.inputs), 1).wait()
+    assert all(np.array_equal(f.to_host(), w) for f, w in zip(found, s.outputs, strict=True))
+    engine.close()

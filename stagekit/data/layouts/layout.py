@@ -85,7 +85,9 @@ class Layout:
         return tuple(dict.fromkeys(folder for place in self.places for folder in (place.images, place.masks)))
 
     def missing(self, root: Path) -> list[str]:
-        """The folders that are not there, each with the nearest that is."""
+        """The folders that are not there, each with the nearest that is; of a layout without any, its files."""
+        if self.folders == (".",):
+            return [*_star(self.image), *_star(self.mask)]
         return [_missing(root, folder) for folder in self.folders if not (root / folder).is_dir()]
 
     def fits(self, root: Path) -> int:
@@ -97,6 +99,8 @@ class Layout:
             and any(map(self.mask_stem, names(root / place.masks)))
             for place in self.places
         )
+        if not filled and self.folders == (".",):
+            return 0  # any folder would do
         return 2 if filled else 1
 
     def describe(self) -> str:

@@ -29,6 +29,8 @@ from stagekit.errors import DatasetError, ImageError, StagekitError
 
 _TRANSPOSED = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
 _ORIENTATION = 0x0112
+_COMPARED = 500
+"""In a folder of more files, likeness between names takes too long to look for."""
 
 
 class Pair(NamedTuple):
@@ -84,8 +86,11 @@ class Published:
         """The stems of a split, or of all images.
 
         Raises:
-            DatasetError: when there is no such split.
+            DatasetError: when there is no such split, or no image at all.
         """
+        if not self.pairs:
+            problems = [problem for place in self.layout.places for problem in self._listing_problems(place)]
+            refuse(problems, self.root, "docs/datasets.md says where files belong")
         if split is None:
             return tuple(self.pairs)
         if split not in self.splits:
@@ -194,8 +199,9 @@ class Published:
     def _no_mask(self, stem: str, pair: Pair) -> str:
         place = next(p for p in self.layout.places if self.root / p.images == pair.image.parent)
         wanted = self.layout.mask_names(stem)
-        near = get_close_matches(wanted[0], sorted(names(self.root / place.masks)), n=1, cutoff=0.8)
-        hint = f"; the nearest is {near[0]}" if near else ""
+        free = {n.lower(): n for n in names(self.root / place.masks) if self.layout.mask_stem(n) not in self.pairs}
+        near = get_close_matches(wanted[0], sorted(free), n=1, cutoff=0.8) if len(free) <= _COMPARED else []
+        hint = f"; the nearest is {free[near[0]]}" if near else ""
         templates = " or ".join(template.format(stem=stem) for template in self.layout.mask)
         return f"no mask {templates} in {place.masks}/{hint}"
 
@@ -205,7 +211,7 @@ class Published:
         stems = {stem for name in listed if (stem := self.layout.image_stem(name)) is not None}
         expected = " or ".join(template.format(stem="*") for template in self.layout.image)
         problems = [] if stems else [f"{place.images}/: no image is called {expected}; {_examples(listed)}"]
-        strange = [name for name in listed if self._is_strange(name)] if stems else []
+        strange = [name for name in listed if self._is_strange(place, name)] if stems else []
         if strange:
             problems.append(
                 f"{place.images}/: {len(strange)} images are not called as expected ({expected}): {_few(strange)}"
@@ -222,11 +228,11 @@ class Published:
         ]
         return problems
 
-    def _is_strange(self, name: str) -> bool:
+    def _is_strange(self, place: Place, name: str) -> bool:
         return (
             is_image_name(Path(name))
             and self.layout.image_stem(name) is None
-            and self.layout.mask_stem(name) is None
+            and not (place.images == place.masks and self.layout.mask_stem(name) is not None)
             and not re.fullmatch(self.layout.passed_over, name, re.IGNORECASE)
         )
 

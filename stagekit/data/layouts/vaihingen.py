@@ -20,7 +20,7 @@ _BOUNDARY = (0, 0, 0)  # the eroded labels leave the rim of every object out
 CLASSES = Classes(
     names=("impervious_surface", "building", "low_vegetation", "tree", "car", "clutter"),
     palette=((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)),
-    source="ISPRS benchmark, Vaihingen, provided by the DGPF: Cramer, Photogrammetrie Fernerkundung Geoinformation 2010",
+    source="ISPRS benchmark, Vaihingen, provided by the DGPF: Cramer, PFG 2010",
     license="Scientific use after registration with the ISPRS, with acknowledgement; not to be passed on",
 )
 

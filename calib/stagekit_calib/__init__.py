@@ -1,0 +1,1 @@
+"""Calibrating frozen stages: readers, observers, runs, audits, sensitivity."""

@@ -1,0 +1,5 @@
+"""``python -m stagekit``."""
+
+from stagekit.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""Bias correction: the mean error that rounded weights add to each output channel is taken off its bias.
+
+Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", equation 17:
+``E[W' x] - E[W x] = (W' - W) E[x]``, here with the mean that calibration measured. Borders, where a padded
+convolution sees zeros instead of x, are counted as if they were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from stagekit.graph import Graph
+from stagekit.quant.formats import Array, dequantise, quantise
+from stagekit.quant.positions import PRODUCTS, Positions, weight_of
+from stagekit.quant.qdq import channel_axis, weight_quantization
+from stagekit.quant.scheme import QuantScheme
+from stagekit.quant.statistics import Statistics
+
+
+def with_corrected_biases(
+    graph: Graph, positions: Positions, statistics: Mapping[str, Statistics], scheme: QuantScheme
+) -> Graph:
+    """The float graph with biases that make up for the rounding of the weights of its integer products.
+
+    A product without a bias of its own (a MatMul) is corrected in the constant that is added right behind it;
+    where there is none it is left alone.
+
+    Args:
+        statistics: of the tensors that the positions name.
+    """
+    model = graph.edit()
+    for node in [n for n in model.graph if str(n.name) in positions.nodes and n.op_type in PRODUCTS]:
+        weight, data = weight_of(node.inputs[1]), node.inputs[0]
+        source = positions.tensors.get(str(data.name)) if data is not None else None
+        reader = _bias_reader(node)
+        if weight is None or source is None or reader is None:
+            continue
+        rounded = mean_error(node, weight.numpy(), statistics[source].channel_mean, scheme)
+        value = reader[0].inputs[reader[1]]
+        bias = weight_of(value)
+        if rounded is None or bias is None or value is None or bias.size != rounded.size:
+            continue
+        corrected = (bias.numpy() - rounded.reshape(bias.shape.numpy())).astype(np.float32)
+        tensor = ir.tensor(corrected, name=f"{value.name}/{node.name}/corrected")
+        fresh = ir.Value(name=tensor.name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        model.graph.register_initializer(fresh)
+        reader[0].replace_input_with(reader[1], fresh)
+    return replace(graph, model=model)
+
+
+def mean_error(node: ir.Node, weight: Array, mean: Array, scheme: QuantScheme) -> Array | None:
+    """(W' - W) E[x] for each output channel; ``None`` where the mean's channels are not the weight's."""
+    axis = channel_axis(node, weight.ndim) if scheme.per_channel else None
+    quantization = weight_quantization(weight, axis, scheme.weight)
+    error = dequantise(quantise(weight, quantization, scheme.weight), quantization).astype(np.float64) - weight
+    if node.op_type == "Conv":
+        groups = node.attributes.get_int("group", 1)
+        taps = error.sum(axis=tuple(range(2, error.ndim)))
+        if mean.size != taps.shape[1] * groups:
+            return None
+        by_group = taps.reshape(groups, -1, taps.shape[1])
+        return np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).ravel()
+    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        error = error.T
+    if node.op_type not in ("Gemm", "MatMul") or error.ndim != 2 or error.shape[0] != mean.size:
+        return None
+    return np.asarray(mean @ error)
+
+
+def _bias_reader(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The node and input at which a product's bias comes in."""
+    if node.op_type != "MatMul":
+        return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    users = list(node.outputs[0].uses())
+    if len(users) != 1 or users[0][0].op_type != "Add" or node.outputs[0].is_graph_output():
+        return None
+    other = 1 - users[0][1]
+    return (users[0][0], other) if weight_of(users[0][0].inputs[other]) is not None else None

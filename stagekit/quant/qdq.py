@@ -1,0 +1,224 @@
+"""A float graph to a Q/DQ graph: QuantizeLinear and DequantizeLinear at given positions, nothing else changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from stagekit.errors import GraphError
+from stagekit.graph import Graph
+from stagekit.graph.fingerprint import in_order
+from stagekit.graph.model import IR_DTYPES
+from stagekit.graph.spec import DTYPES, Quantization
+from stagekit.quant.formats import Array, NumberFormat, quantise
+from stagekit.quant.positions import MOVES, PRODUCTS, Positions, weight_of
+from stagekit.quant.scheme import QuantScheme
+
+OPSET = {"int8": 13, "uint8": 13, "int16": 21}
+"""The first opset whose QuantizeLinear gives this type, per channel where needed."""
+
+
+def insert_qdq(
+    graph: Graph, positions: Positions, quantizations: Mapping[str, Quantization], scheme: QuantScheme
+) -> Graph:
+    """The graph with Q/DQ pairs; boundary tensors among the positions become integers.
+
+    A float reader of a quantised tensor goes on reading floats. Weights are stored as integers under a DQ.
+
+    Args:
+        quantizations: by the names of the tensors that the positions take their scales from.
+
+    Raises:
+        GraphError: its opset has no Q/DQ of the scheme's types.
+    """
+    edit = _Edit(graph, scheme)
+    values = {str(v.name): v for v in [*edit.body.inputs, *(o for n in edit.body for o in n.outputs)]}
+    nodes = [n for n in in_order(edit.body) if str(n.name) in positions.nodes]
+    for node in nodes:
+        if node.op_type in PRODUCTS:
+            source = positions.tensors.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
+            edit.weights(node, quantizations[source] if source else None)
+    for name, source in positions.tensors.items():
+        if name in positions.integer_inputs:
+            edit.input(values[name], quantizations[source])
+        else:
+            edit.activation(values[name], quantizations[source], positions)
+    edit.drop_unused()
+    return replace(graph, model=edit.model)
+
+
+def with_integer_edges(graph: Graph, edges: Mapping[str, tuple[str, Quantization]], scheme: QuantScheme) -> Graph:
+    """A float graph (an SPM, a head) that takes and gives integers at the named edges.
+
+    Args:
+        edges: (element type, quantisation) by the name of an input or output.
+    """
+    if not edges:
+        return graph
+    edit = _Edit(graph, scheme)
+    for value in [v for v in edit.body.inputs if str(v.name) in edges]:
+        edit.input(value, edges[str(value.name)][1])
+    for value in [v for v in edit.body.outputs if str(v.name) in edges]:
+        edit.output(value, edges[str(value.name)][1])
+    return replace(graph, model=edit.model)
+
+
+@dataclass
+class _Edit:
+    """A copy of a graph under change."""
+
+    graph: Graph
+    scheme: QuantScheme
+    model: ir.Model = field(init=False)
+    _weights: dict[tuple[str, int | None], tuple[ir.Value, Quantization]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        version = self.graph.model.opset_imports.get("", 0)
+        needed = OPSET[self.scheme.activation.dtype]
+        if version < needed:
+            raise GraphError(
+                f"its opset is {version}; {self.scheme.activation.dtype} activations need {needed}",
+                where=self.graph.source,
+                remedy="convert it with onnx.version_converter, or choose an 8-bit type",
+            )
+        self.model = self.graph.edit()
+
+    @property
+    def body(self) -> ir.Graph:
+        return self.model.graph
+
+    def input(self, old: ir.Value, quantization: Quantization) -> None:
+        """An integer input of the same name, and a DQ that all readers of the old one read."""
+        name, form = str(old.name), self.scheme.activation
+        new = ir.val(name, IR_DTYPES[form.dtype], old.shape)
+        dequantised = self._node("DequantizeLinear", new, quantization, form, name)
+        first = next(iter(self.body))
+        old.name = f"{name}/unused"
+        old.replace_all_uses_with(dequantised.outputs[0], replace_graph_outputs=True)
+        self.body.inputs[list(self.body.inputs).index(old)] = new
+        self.body.insert_before(first, dequantised)
+
+    def output(self, old: ir.Value, quantization: Quantization) -> ir.Node:
+        """An integer output of the same name; returns its Q node."""
+        name = str(old.name)
+        old.name = f"{name}/float"
+        quantised = self._node("QuantizeLinear", old, quantization, self.scheme.activation, name)
+        quantised.outputs[0].name = name
+        self.body.outputs[list(self.body.outputs).index(old)] = quantised.outputs[0]
+        self.body.append(quantised)
+        return quantised
+
+    def activation(self, value: ir.Value, quantization: Quantization, positions: Positions) -> None:
+        """Q and DQ behind a tensor, for those of its readers that compute in integers or move them."""
+        name, form = str(value.name), self.scheme.activation
+        readers = [(user, index) for user, index in value.uses() if _reads_integers(user, positions)]
+        if value.is_graph_output():
+            quantised = self.output(value, quantization)
+        elif readers:
+            quantised = self._node("QuantizeLinear", value, quantization, form, name)
+            producer = value.producer()
+            if producer is None:
+                self.body.insert_before(next(iter(self.body)), quantised)
+            else:
+                self.body.insert_after(producer, quantised)
+        else:
+            return
+        if readers:
+            dequantised = self._node("DequantizeLinear", quantised.outputs[0], quantization, form, name)
+            self.body.insert_after(quantised, dequantised)
+            for user, index in readers:
+                user.replace_input_with(index, dequantised.outputs[0])
+
+    def weights(self, node: ir.Node, data: Quantization | None) -> None:
+        """Integers under a DQ in place of a product's weight and, if the scheme says so, of its bias."""
+        tensor = weight_of(node.inputs[1])
+        if tensor is None:
+            return
+        value = node.inputs[1]
+        assert value is not None
+        axis = channel_axis(node, len(tensor.shape)) if self.scheme.per_channel else None
+        key = (str(value.name), axis)
+        if key not in self._weights:
+            array = tensor.numpy().astype(np.float32)
+            quantization = weight_quantization(array, axis, self.scheme.weight)
+            dequantised = self._constant(key[0], array, quantization, self.scheme.weight, node)
+            self._weights[key] = dequantised, quantization
+        dequantised, quantization = self._weights[key]
+        node.replace_input_with(1, dequantised)
+        bias = weight_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        if self.scheme.bias == "float" or bias is None or data is None or not _is_plain_bias(node, bias):
+            return
+        scales = np.broadcast_to(np.asarray(quantization.scale), (bias.size,))
+        product = Quantization(tuple(float(np.float32(data.scale[0] * s)) for s in scales), (0,) * bias.size, 0)
+        form = NumberFormat("int32", symmetric=True)
+        name = f"{node.inputs[2].name}/{node.name}"  # type: ignore[union-attr]  # its constant was just read
+        node.replace_input_with(2, self._constant(name, bias.numpy(), product, form, node))
+
+    def drop_unused(self) -> None:
+        """Float weights that integers replaced."""
+        for name, value in list(self.body.initializers.items()):
+            if not value.uses() and not value.is_graph_output():
+                del self.body.initializers[name]
+
+    def _constant(
+        self, name: str, array: Array, quantization: Quantization, form: NumberFormat, before: ir.Node
+    ) -> ir.Value:
+        stored = self._initializer(f"{name}/quantised", quantise(array, quantization, form))
+        node = self._node("DequantizeLinear", stored, quantization, form, name)
+        self.body.insert_before(before, node)
+        return node.outputs[0]
+
+    def _node(
+        self, op: str, value: ir.Value, quantization: Quantization, form: NumberFormat, name: str
+    ) -> ir.Node:
+        what, dtype = ("q", IR_DTYPES[form.dtype]) if op == "QuantizeLinear" else ("dq", ir.DataType.FLOAT)
+        zero = np.asarray(quantization.zero_point, DTYPES[form.dtype])
+        scale = np.asarray(quantization.scale, np.float32)
+        if quantization.axis is None:
+            zero, scale = zero[0], scale[0]
+        constants = [self._initializer(f"{name}/scale", scale), self._initializer(f"{name}/zero", zero)]
+        axis = {} if quantization.axis is None else {"axis": quantization.axis}
+        node = ir.node(op, [value, *constants], axis, name=f"{name}/{what}")
+        result = node.outputs[0]
+        result.name, result.type, result.shape = f"{name}/{what}", ir.TensorType(dtype), value.shape
+        return node
+
+    def _initializer(self, name: str, array: Array) -> ir.Value:
+        known = self.body.initializers.get(name)
+        if known is not None:
+            return known
+        tensor = ir.tensor(np.asarray(array), name=name)
+        value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        self.body.register_initializer(value)
+        return value
+
+
+def channel_axis(node: ir.Node, rank: int) -> int | None:
+    """The axis of a product's weight that makes its output channels; ``None`` where groups mix them."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if node.attributes.get_int("group", 1) == 1 else None
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return 1 if rank == 2 else None
+
+
+def weight_quantization(array: Array, axis: int | None, form: NumberFormat) -> Quantization:
+    """A weight's scales: one for each output channel, or a single one."""
+    if axis is not None:
+        return form.fit_channels(array, axis)
+    return form.fit(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
+
+
+def _reads_integers(node: ir.Node, positions: Positions) -> bool:
+    moves = node.op_type in MOVES and any(str(v.name) in positions.tensors for v in node.outputs)
+    return moves or str(node.name) in positions.nodes
+
+
+def _is_plain_bias(node: ir.Node, bias: ir.TensorProtocol) -> bool:
+    """One number a channel, added as it is."""
+    return len(bias.shape) == 1 and (node.op_type != "Gemm" or node.attributes.get_float("beta", 1.0) == 1.0)

@@ -1,0 +1,111 @@
+"""A calibration record and a scheme, applied to a chain of stages: Q/DQ graphs that hand integers on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from stagekit.errors import BundleError
+from stagekit.graph import Graph
+from stagekit.graph.cost import macs
+from stagekit.graph.spec import Quantization
+from stagekit.quant.correction import with_corrected_biases
+from stagekit.quant.error import integer_macs
+from stagekit.quant.positions import Positions, find_positions
+from stagekit.quant.qdq import insert_qdq
+from stagekit.quant.ranges import quantization_of
+from stagekit.quant.record import Calibration
+from stagekit.quant.scheme import QuantScheme
+from stagekit.quant.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedStages:
+    """Q/DQ graphs of a chain.
+
+    Args:
+        graphs: in order.
+        positions: of each.
+        edges: (element type, quantisation) of the boundary tensors that are integers, by name: the one scale
+            that producer, consumer and every task share.
+        integer_share: of the chain's multiply-accumulates.
+    """
+
+    graphs: tuple[Graph, ...]
+    positions: tuple[Positions, ...]
+    edges: Mapping[str, tuple[str, Quantization]]
+    integer_share: float
+
+
+def chain_positions(stages: Sequence[tuple[str, Graph]], keep_float: Sequence[str] = ()) -> list[Positions]:
+    """The positions of every stage, each knowing which of its inputs arrive as integers.
+
+    Args:
+        stages: (name, graph) in order.
+        keep_float: patterns ``stage/node``; without a slash, of node names in any stage.
+    """
+    found: list[Positions] = []
+    arriving: set[str] = set()
+    for name, graph in stages:
+        positions = find_positions(graph, arriving, _for_stage(keep_float, name))
+        found.append(positions)
+        arriving = {s.name for s in graph.outputs if s.name in positions.tensors}
+    return found
+
+
+def quantise_stages(
+    stages: Sequence[tuple[str, Graph]], calibration: Calibration, scheme: QuantScheme, correct_biases: bool = True
+) -> QuantisedStages:
+    """The chain as Q/DQ graphs.
+
+    Raises:
+        BundleError: the record lacks a tensor.
+        GraphError: a graph's opset has no Q/DQ of the scheme's types.
+    """
+    edges: dict[str, tuple[str, Quantization]] = {}
+    arriving: dict[str, Quantization] = {}
+    means: dict[str, Statistics] = {}
+    graphs: list[Graph] = []
+    places = chain_positions(stages, calibration.keep_float)
+    for (name, graph), positions in zip(stages, places, strict=True):
+        seen = {t: statistics_of(calibration, graph, name, t) for t in positions.sources}
+        quantizations = {t: quantization_of(s, scheme.activation, calibration.method) for t, s in seen.items()}
+        quantizations |= {t: arriving[t] for t in positions.integer_inputs}
+        known = {**seen, **{t: means[t] for t in positions.integer_inputs}}
+        corrected = with_corrected_biases(graph, positions, known, scheme) if correct_biases else graph
+        graphs.append(insert_qdq(corrected, positions, quantizations, scheme))
+        outputs = [s.name for s in graph.outputs if s.name in positions.tensors]
+        arriving = {t: quantizations[positions.tensors[t]] for t in outputs}
+        means = {t: known[positions.tensors[t]] for t in outputs}
+        edges |= {t: (scheme.activation.dtype, q) for t, q in arriving.items()}
+    whole = sum(macs(g) for _, g in stages)
+    integers = sum(integer_macs(g, p) for (_, g), p in zip(stages, places, strict=True))
+    return QuantisedStages(tuple(graphs), tuple(places), edges, integers / max(whole, 1))
+
+
+def statistics_of(calibration: Calibration, graph: Graph, stage: str, tensor: str) -> Statistics:
+    """What the record knows of a tensor.
+
+    Raises:
+        BundleError: nothing.
+    """
+    found = calibration.statistics.get(graph.tensor_hashes[tensor])
+    if found is None:
+        raise BundleError(
+            f"the record {calibration.name} has no statistics of {tensor!r} in {stage}",
+            where=graph.source,
+            remedy="it was made by a version that quantised other tensors: calibrate again",
+        )
+    return found
+
+
+def _for_stage(patterns: Sequence[str], stage: str) -> list[str]:
+    chosen = []
+    for pattern in patterns:
+        before, slash, node = pattern.partition("/")
+        if not slash:
+            chosen.append(pattern)
+        elif fnmatch(stage, before):
+            chosen.append(node)
+    return chosen

@@ -1,0 +1,340 @@
+"""Real devices for a scheduler: threads that take batches, run them on lanes and bring back what came of them.
+
+A device has as many threads as batches it may have in flight. Decisions are made under one lock, engine calls
+outside it. A lane that can run in its caller's thread does (``run``): between two stages there is then no
+change of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from stagekit.errors import Cancelled, EngineError, UsageError
+from stagekit.runtime.admission import Admission
+from stagekit.runtime.buffers import gather, is_finite, split
+from stagekit.runtime.program import Program
+from stagekit.runtime.queues import DeviceQueue
+from stagekit.runtime.registry import Entry
+from stagekit.runtime.scheduler import Batch, Scheduler
+from stagekit.runtime.statistics import CallStatistics
+from stagekit.runtime.work import Frame, Request, Value
+from stagekit.target import Buffer, Engine, Lane
+
+Done = Callable[[Request], None]
+"""Told that a request is answered, in the thread that found out; it must be quick."""
+
+Reopen = Callable[[str], Engine]
+"""Opens an engine again, by its digest."""
+
+
+class Recorder(Protocol):
+    """Sees every batch that was run; see :mod:`stagekit.runtime.trace`."""
+
+    def add(self, batch: Batch, slot: int, begun: float, ended: float) -> None: ...
+
+
+class Driver:
+    """Runs a scheduler's batches until it is closed.
+
+    Args:
+        scheduler: nobody else touches it from now on.
+        admission: who may come in; everybody where none is given.
+        reopen: how to open an engine that failed once more; without it, its first failure is its last.
+        clock: seconds.
+        recorder: told about every batch.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        admission: Admission | None = None,
+        reopen: Reopen | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.clock = clock
+        self.recorder = recorder
+        self.out: dict[str, str] = {}
+        """Why a task was taken out, by its name."""
+        self._scheduler = scheduler
+        self._admission = admission or Admission()
+        self._reopen = reopen
+        self._engines: dict[str, Engine] = {}
+        self._reopened: set[str] = set()
+        self._gathered = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._mending = threading.Lock()
+        self._idle = dict.fromkeys(scheduler.devices, 0)
+        self._woken = {name: threading.Condition(self._lock) for name in scheduler.devices}
+        self._threads = [
+            threading.Thread(target=_Worker(self, device, slot).loop, name=f"{name}-{slot}", daemon=True)
+            for name, device in scheduler.devices.items()
+            for slot in range(device.depth)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # -- engines and tasks ---------------------------------------------------------------------------------------
+
+    def open(self, digest: str, engine: Engine, device: str) -> None:
+        """Takes over an opened engine, to be run on that device."""
+        size = sum(spec.bind(batch=1).nbytes() for spec in engine.outputs if _is_sized(spec.shape))
+        with self._lock:
+            self._engines[digest] = engine
+            self._scheduler.add_engine(digest, device, engine.batches, size)
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        return self._engines
+
+    def add(self, program: Program) -> None:
+        """Serves a task from now on, in place of one of the same name."""
+        with self._lock:
+            self._scheduler.add(program)
+            self.out.pop(program.task, None)
+            self._reopened -= {call.engine for call in program.calls}
+
+    def remove(self, task: str) -> None:
+        """Takes no new requests for a task; those in flight are answered, then engines that nobody needs closed."""
+        with self._lock:
+            self.out.pop(task, None)
+            if task in self._scheduler.registry.entries:
+                self._scheduler.remove(task)
+        self.close_unused()
+
+    def close_unused(self) -> None:
+        """Closes engines that no task needs and no request waits for."""
+        with self._lock:
+            unused = [self._engines.pop(digest) for digest in self._scheduler.unused_engines()]
+        for engine in unused:
+            engine.close()
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        frame: Frame,
+        tasks: Sequence[str | Entry],
+        done: Done,
+        deadline: float | None = None,
+        priority: int = 0,
+        admitted: bool = False,
+    ) -> Request:
+        """Takes a request; ``done`` is called when it is answered, maybe before this returns.
+
+        Args:
+            deadline: seconds from now.
+            admitted: it belongs to one that was let in already.
+
+        Raises:
+            Overloaded: there are too many in flight.
+            Cancelled: the driver is closed.
+            EngineError: a task was taken out; says why.
+        """
+        with self._lock:
+            if self._closed:
+                raise Cancelled("it is closed")
+            for task in tasks:
+                if self.out and task in self.out:
+                    raise EngineError(f"the task was taken out: {self.out[str(task)]}", where=str(task))
+            if not admitted:
+                self._admission.admit(self._scheduler.in_flight)
+            now = self.clock()
+            request = self._scheduler.submit(
+                frame, tasks, now, None if deadline is None else now + deadline, priority, done
+            )
+            finished = self._after()
+        _deliver(finished)
+        return request
+
+    def cancel(self, request: Request) -> bool:
+        """Withdraws a request; whether it was still open."""
+        with self._lock:
+            cancelled = self._scheduler.cancel(request)
+            finished = self._after()
+        _deliver(finished)
+        return cancelled
+
+    def statistics(self) -> CallStatistics:
+        """What happened so far."""
+        with self._lock:
+            statistics = self._scheduler.statistics()
+            statistics.gathered_bytes = self._gathered
+            statistics.requests["refused"] = self._admission.refused
+            return statistics
+
+    def close(self) -> None:
+        """Withdraws what is open, waits for calls under way, closes all engines."""
+        with self._lock:
+            self._closed = True
+            for request in list(self._scheduler.requests):
+                self._scheduler.cancel(request, Cancelled("the session was closed"))
+            finished = self._after()
+            for condition in self._woken.values():
+                condition.notify_all()
+        _deliver(finished)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _after(self) -> list[Request]:
+        """Under the lock, after anything happened: wakes who has something to do, returns whom to tell."""
+        for name, idle in self._idle.items():
+            if idle and self._scheduler.devices[name].heap:
+                self._woken[name].notify()
+        finished = self._scheduler.finished
+        if finished:
+            self._scheduler.finished = []
+            self._admission.observe(len(finished), self._scheduler.devices.values())
+        return finished
+
+    def _next(
+        self, device: DeviceQueue, before: Batch | None, outcomes: Sequence[Value | Exception], ended: float
+    ) -> tuple[Batch | None, list[Request], bool]:
+        """A worker's turn: brings back a batch, takes the next; a list of the answered, and whether to stop."""
+        with self._lock:
+            scheduler = self._scheduler
+            if before is not None:
+                scheduler.complete(before, outcomes, ended)
+            while True:
+                batch = scheduler.next_batch(device, self.clock())
+                finished = self._after()
+                if batch is not None or finished or self._closed:
+                    return batch, finished, self._closed and batch is None
+                deadline = scheduler.next_deadline
+                self._idle[device.name] += 1
+                self._woken[device.name].wait(None if deadline is None else max(0.0, deadline - self.clock()))
+                self._idle[device.name] -= 1
+
+    def _mend(self, digest: str, failed: Engine) -> Engine | None:
+        """An engine in the place of one that failed: opened again once, ``None`` after that."""
+        with self._mending:
+            engine = self._engines.get(digest)
+            if engine is not failed:
+                return engine
+            if self._reopen is None or digest in self._reopened:
+                return None
+            self._reopened.add(digest)
+            fresh = self._reopen(digest)
+            with self._lock:
+                self._engines[digest] = fresh
+        failed.close()
+        return fresh
+
+    def _give_up(self, digest: str, error: Exception) -> None:
+        """An engine is dead: its tasks are taken out."""
+        with self._lock:
+            for entry in self._scheduler.registry.using(digest):
+                label = next(s.label for s in entry.steps if s.queue.digest == digest)
+                self.out[entry.task] = f"{label} failed again after it was reopened ({_what(error)})"
+                self._scheduler.remove(entry.task)
+
+
+class _Worker:
+    """One batch in flight on a device, and the lanes that it runs on."""
+
+    def __init__(self, driver: Driver, device: DeviceQueue, slot: int) -> None:
+        self._driver = driver
+        self._device = device
+        self._slot = slot
+        self._lanes: dict[str, tuple[Engine, Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]]] = {}
+
+    def loop(self) -> None:
+        driver, device = self._driver, self._device
+        batch: Batch | None = None
+        outcomes: Sequence[Value | Exception] = ()
+        ended = 0.0
+        while True:
+            batch, finished, stop = driver._next(device, batch, outcomes, ended)
+            if finished:
+                _deliver(finished)
+            if stop:
+                return
+            if batch is not None:
+                begun = driver.clock()
+                outcomes = self._run(batch)
+                ended = driver.clock()
+                if driver.recorder is not None:
+                    driver.recorder.add(batch, self._slot, begun, ended)
+
+    def _run(self, batch: Batch) -> Sequence[Value | Exception]:
+        """The outputs of each work of a batch, or why there are none."""
+        queue, works = batch.queue, batch.works
+        count = len(works)
+        try:
+            size = 1 if queue.sizes[0] == 1 == count else next(n for n in queue.sizes if n >= count)
+            inputs, copied = gather([work.taken() for work in works], size)
+            if copied:
+                self._driver._gathered += copied
+            outputs = self._call(queue.digest, inputs, size, alone=count == 1)
+            results = split(outputs, count, size)
+        except Exception as error:  # whatever a vendor's runtime raises is this batch's failure and nobody else's
+            return [_named(error, works[0].step.label)] * count
+        if works[0].step.adapter:
+            return [
+                values if all(map(is_finite, values)) else _not_finite(work.step.label)
+                for work, values in zip(works, results, strict=True)
+            ]
+        return results
+
+    def _call(self, digest: str, inputs: Sequence[Buffer], size: int, alone: bool) -> tuple[Buffer, ...]:
+        driver = self._driver
+        engine = driver._engines[digest]
+        try:
+            return self._lane(digest, engine)(inputs, size)
+        except UsageError:
+            raise
+        except Exception:
+            if not alone:  # each of its works will run alone, and show whether the engine is dead
+                raise
+            try:
+                fresh = driver._mend(digest, engine)
+                if fresh is not None:
+                    return self._lane(digest, fresh)(inputs, size)
+            except Exception as again:
+                error = again
+            driver._give_up(digest, error)
+            raise error from None
+
+    def _lane(self, digest: str, engine: Engine) -> Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]:
+        """How to call an engine on a lane that is this worker's own."""
+        found = self._lanes.get(digest)
+        if found is None or found[0] is not engine:
+            if len(self._lanes) > 2 * len(self._driver._engines):
+                open_now = self._driver._engines
+                self._lanes = {d: lane for d, lane in self._lanes.items() if d in open_now}
+            lane: Lane = engine.lane()
+            run = getattr(lane, "run", None) or (lambda inputs, size: lane.submit(inputs, size).wait())
+            found = self._lanes[digest] = (engine, run)
+        return found[1]
+
+
+def _deliver(finished: Sequence[Request]) -> None:
+    for request in finished:
+        request.done_callback(request)
+
+
+def _named(error: Exception, label: str) -> EngineError:
+    where = getattr(error, "where", None)
+    return EngineError(f"the call of {label} failed: {_what(error)}", where=where)
+
+
+def _not_finite(label: str) -> EngineError:
+    return EngineError(f"{label} gave values that are not finite", remedy="its weights or its input are out of range")
+
+
+def _what(error: Exception) -> str:
+    return str(getattr(error, "what", "") or error or type(error).__name__)
+
+
+def _is_sized(shape: tuple[int | str, ...]) -> bool:
+    return all(isinstance(d, int) or d == "batch" for d in shape)

@@ -1,0 +1,101 @@
+"""From a deployment folder to open engines: which target runs which, opened when a task first needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagekit import target as targets
+from stagekit.bundle import DeployedTask, DeployManifest, read_manifest
+from stagekit.errors import BundleError, TargetUnavailable, UsageError, nearest
+from stagekit.runtime.program import Program, task_program
+from stagekit.store import load_entry
+from stagekit.target import Engine, Profile, Target
+
+BOTH = 2
+"""Calls in flight on a device whose target does not say: one computes while the other's data move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device of a deployment.
+
+    Args:
+        name: ``openvino CPU``; the row in a trace.
+        in_flight: calls worth having under way at once.
+    """
+
+    name: str
+    target: Target
+    profile: Profile
+    in_flight: int
+
+
+class Deployment:
+    """A ``.deploy`` folder as it is on disk now, and the places where its engines run.
+
+    Raises:
+        BundleError: the folder is no deployment, or damaged.
+        TargetUnavailable: a target cannot run here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path, DeployManifest)
+        self.place = _place(self.manifest.target, self.manifest.profile, path)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self.place,)
+
+    def reread(self) -> None:
+        """Takes in tasks that were compiled into the folder since."""
+        self.manifest = read_manifest(self.path, DeployManifest)
+
+    def tasks(self, names: Sequence[str] | None = None) -> list[DeployedTask]:
+        """Tasks by name, each once; all where no names are given.
+
+        Raises:
+            BundleError: the deployment has none.
+            UsageError: it has none of that name; names the nearest.
+        """
+        known = {t.name: t for t in self.manifest.tasks}
+        if not known:
+            remedy = f"stagekit compile --into {self.path} NAME.task"
+            raise BundleError("this deployment has no task", where=self.path, remedy=remedy)
+        for name in names or ():
+            if name not in known:
+                raise UsageError(f"no task is called {name!r}" + nearest(name, list(known)), where=self.path)
+        return [known[n] for n in dict.fromkeys(names)] if names else list(known.values())
+
+    def program(self, task: DeployedTask, together: Iterable[DeployedTask] = ()) -> Program:
+        """The calls of a task.
+
+        Args:
+            together: the tasks that it is to share calls with.
+        """
+        return task_program(task, self.manifest.stages)
+
+    def place_of(self, digest: str) -> Place:
+        """Where an engine runs."""
+        return self.place
+
+    def open(self, digest: str) -> Engine:
+        """Loads an engine.
+
+        Raises:
+            EngineError: it is damaged or was built for another toolchain or device.
+        """
+        place = self.place_of(digest)
+        return place.target.load(load_entry(self.path / "engines" / digest, digest), place.profile)
+
+
+def _place(target_name: str, profile: dict[str, object], path: Path) -> Place:
+    target = targets.get(target_name)
+    available = target.probe()
+    if not available.run:
+        raise TargetUnavailable(available.reason, where=target_name, remedy=available.remedy)
+    parsed = targets.parse_profile(profile, str(profile.get("name", "")), where=str(path))
+    says = getattr(target, "in_flight", None)
+    return Place(f"{target.name} {parsed.device}", target, parsed, BOTH if says is None else says(parsed))

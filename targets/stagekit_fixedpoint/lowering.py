@@ -1,0 +1,291 @@
+"""From a Q/DQ graph to an integer-only program, node by node; what does not fit is collected with its reason.
+
+Between a DequantizeLinear and the QuantizeLinear behind an operation the graph computes in real numbers. Here
+the operation becomes a :class:`~stagekit_fixedpoint.values.Pending` accumulator, what can be folded (bias,
+ReLU, constant factors) is folded, and the QuantizeLinear turns it into one integer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from stagekit.errors import CompileError
+from stagekit.graph import Graph
+from stagekit.graph.cost import macs as graph_macs
+from stagekit.graph.fingerprint import in_order
+from stagekit.target import Unsupported
+from stagekit_fixedpoint import bounds, factors
+from stagekit_fixedpoint import program as p
+from stagekit_fixedpoint.arithmetic import Format, Ints
+from stagekit_fixedpoint.device import Arithmetic, Device
+from stagekit_fixedpoint.program import Array, Program, Step, Tensor
+from stagekit_fixedpoint.values import Constant, Joined, Pending, Refused, Stored, Tabulated, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program, the nodes that did not fit, and the share of multiply-accumulates that are in the program."""
+
+    program: Program
+    problems: tuple[Unsupported, ...]
+    share: float
+
+
+def lower(graph: Graph, device: Device) -> Lowered:
+    """Everything of a Q/DQ graph that the device can do; a program that runs only when ``problems`` is empty."""
+    builder = Builder(graph, device)
+    for node in in_order(graph.body):
+        builder.add(node)
+    builder.finish_outputs()
+    program = builder.program()
+    here = macs(program)
+    whole = max(here, _macs_or_zero(graph))
+    return Lowered(program, tuple(builder.problems), here / whole if whole else 1.0)
+
+
+def lowered(graph: Graph, device: Device) -> Lowered:
+    """:func:`lower` for graphs that must fit entirely.
+
+    Raises:
+        CompileError: names the nodes that do not fit, each with its reason.
+    """
+    result = lower(graph, device)
+    if result.problems:
+        listed = "; ".join(f"{u.node} ({u.op}): {u.why}" for u in result.problems[:8])
+        more = f"; and {len(result.problems) - 8} more" if len(result.problems) > 8 else ""
+        raise CompileError(
+            f"{device.name} cannot compute it: {listed}{more}",
+            where=graph.source,
+            remedy="`stagekit calibrate` writes the Q/DQ graph for a profile; a head or SPM runs on the CPU instead",
+        )
+    return result
+
+
+def macs(program: Program) -> int:
+    """Multiply-accumulates of one image."""
+    return sum(step_macs(program, step) for step in program.steps)
+
+
+def step_macs(program: Program, step: Step) -> int:
+    """Multiply-accumulates of one step; 0 for steps that are no sums of products."""
+    out = program.tensors[step.output].elements
+    if isinstance(step, p.Convolution):
+        return out * int(np.prod(program.arrays[step.weight].shape[1:]))
+    if isinstance(step, p.Linear):
+        return out * len(program.arrays[step.weight])
+    return out * program.tensors[step.inputs[0]].shape[-1] if isinstance(step, p.Product) else 0
+
+
+def _macs_or_zero(graph: Graph) -> int:
+    return graph_macs(graph)
+
+
+class Builder:
+    """The state of one lowering."""
+
+    def __init__(self, graph: Graph, device: Device) -> None:
+        self.graph = graph
+        self.device = device
+        self.values: dict[str, Value | None] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.arrays: dict[str, Array] = {}
+        self.steps: list[Step] = []
+        self.problems: list[Unsupported] = []
+        self.float_inputs: dict[str, tuple[int, ...]] = {}
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        for spec in graph.inputs:
+            shape = tuple(d if isinstance(d, int) else -1 for d in spec.shape[1:])
+            if spec.dtype in ("int8", "uint8", "int16"):
+                fmt = Format(int(spec.dtype.lstrip("uint")), not spec.dtype.startswith("u"))
+                self.values[spec.name] = Stored(self.new_tensor(spec.name, shape, fmt, 1.0, 0))
+                self.inputs.append(spec.name)
+            else:
+                self.float_inputs[spec.name] = shape
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return self.device.arithmetic
+
+    def add(self, node: ir.Node) -> None:
+        """Lowers one node, or notes why it cannot be."""
+        from stagekit_fixedpoint.rules import RULES
+
+        name = str(node.name or node.outputs[0].name)
+        try:
+            if any(v is not None and self.values.get(str(v.name), 0) is None for v in node.inputs):
+                results: list[Value | None] = [None] * len(node.outputs)  # follows from a node already reported
+            elif node.op_type not in RULES:
+                raise Refused("the target has no rule for this operator")
+            else:
+                results = list(RULES[node.op_type](self, node))
+        except Refused as refusal:
+            self.problems.append(Unsupported(name, node.op_type, str(refusal)))
+            results = [None] * len(node.outputs)
+        for value, result in zip(node.outputs, results, strict=True):
+            self.values[str(value.name)] = result
+
+    # What rules ask of a builder.
+
+    def value(self, node: ir.Node, index: int) -> Value:
+        """The value that a node reads.
+
+        Raises:
+            Refused: it is a float input that nothing quantises.
+        """
+        source = node.inputs[index]
+        assert source is not None
+        name = str(source.name)
+        if name in self.values:
+            found = self.values[name]
+            assert found is not None
+            return found
+        if source.const_value is not None:
+            return Constant(_numbers(source.const_value.numpy()))
+        raise Refused(f"tensor {name!r} has no quantisation; calibrate the graph for this profile")
+
+    def stored(self, node: ir.Node, index: int = 0) -> Tensor:
+        """An input that lies in memory as integers."""
+        value = self.value(node, index)
+        if isinstance(value, Stored):
+            return value.tensor
+        source = node.inputs[index]
+        what = "a constant" if isinstance(value, Constant) else "not quantised; calibrate the graph for this profile"
+        raise Refused(f"its input {str(source.name) if source is not None else index!r} is {what}")
+
+    def constant(self, node: ir.Node, index: int) -> Constant | None:
+        """A constant input, or None where the node has none there."""
+        if index >= len(node.inputs) or node.inputs[index] is None:
+            return None
+        value = self.value(node, index)
+        if not isinstance(value, Constant):
+            raise Refused(f"its input {index} must be a constant")
+        return value
+
+    def need(self, operator: str) -> None:
+        """Raises Refused unless the device has this kind of work."""
+        if operator not in self.arithmetic.operators:
+            raise Refused(f"{self.device.name} has no unit for {operator.replace('_', ' ')}")
+
+    def new_tensor(self, name: str, shape: tuple[int, ...], fmt: Format, scale: float, zero_point: int) -> Tensor:
+        while name in self.tensors:
+            name += "'"
+        self.tensors[name] = Tensor(name, shape, fmt, scale, zero_point)
+        return self.tensors[name]
+
+    def like(self, source: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A new tensor in the format of another."""
+        return self.new_tensor(name, shape, source.format, source.scale, source.zero_point)
+
+    def array(self, name: str, values: Array) -> str:
+        """Stores a constant array; returns the name it has in the program."""
+        while name in self.arrays:
+            name += "'"
+        self.arrays[name] = np.asarray(values, np.int64)
+        return name
+
+    def emit(self, step: Step) -> None:
+        """Appends a step; its accumulator must not be able to overflow where the device forbids it."""
+        self.steps.append(step)
+        limit = bounds.bound(step, self.tensors, self.arrays)
+        if limit is not None and self.arithmetic.accumulator_overflow == "forbid":
+            missing = limit.bits - self.arithmetic.accumulator_bits
+            if missing > 0:
+                raise Refused(
+                    f"its accumulator can reach [{limit.low}, {limit.high}], which needs {limit.bits} bits;"
+                    f" {self.device.name} has {self.arithmetic.accumulator_bits}: {missing} missing"
+                )
+
+    def store(self, value: Value, name: str, fmt: Format, scale: float, zero_point: int) -> Stored:
+        """A value in the format of the QuantizeLinear behind it."""
+        from stagekit_fixedpoint.elementwise import store_table
+
+        if isinstance(value, Stored):
+            x = value.tensor
+            if (x.format, x.scale, x.zero_point) == (fmt, scale, zero_point):
+                return value
+            out = self.new_tensor(name, x.shape, fmt, scale, zero_point)
+            self.convert(x, out)
+            return Stored(out)
+        if isinstance(value, Pending):
+            out = self.new_tensor(name, value.shape, fmt, scale, zero_point)
+            self.complete(value, out)
+            return Stored(out)
+        if isinstance(value, Joined):
+            out = self.new_tensor(name, value.shape, fmt, scale, zero_point)
+            parts = [self.converted(part, out, f"{name}/{i}") for i, part in enumerate(value.parts)]
+            self.emit(p.Concatenate(value.name, tuple(parts), out.name, value.axis))
+            return Stored(out)
+        if isinstance(value, Tabulated):
+            out = self.new_tensor(name, value.source.shape, fmt, scale, zero_point)
+            store_table(self, value, out)
+            return Stored(out)
+        raise Refused("a constant needs no quantisation at run time")
+
+    def convert(self, x: Tensor, out: Tensor, factor: float = 1.0) -> None:
+        """Emits the change of format from one tensor to another."""
+        stage = factors.requantize(self.arithmetic, np.array(x.scale * factor), out, multiplier=factor != 1.0)
+        self.emit(p.Convert(out.name, (x.name,), out.name, stage))
+
+    def converted(self, x: Tensor, like: Tensor, name: str) -> str:
+        """The name of ``x`` in the format of ``like``."""
+        if (x.format, x.scale, x.zero_point) == (like.format, like.scale, like.zero_point):
+            return x.name
+        out = self.like(like, name, x.shape)
+        self.convert(x, out)
+        return out.name
+
+    def complete(self, value: Pending, out: Tensor) -> None:
+        """Emits the step of a pending accumulator."""
+        stage = factors.requantize(self.arithmetic, value.unit, out, value.low, value.high, value.multiplier)
+        bias = np.zeros(1, np.int64)
+        if value.bias is not None:
+            bias = factors.integer_bias(self.arithmetic, value.bias, value.unit, out.shape[value.axis - (value.axis > 0)])
+        self.emit(value.finish(out.name, stage, bias))
+
+    def finish_outputs(self) -> None:
+        """The graph's outputs must be stored tensors."""
+        for output in self.graph.body.outputs:
+            value = self.values.get(str(output.name))
+            if isinstance(value, Stored):
+                self.outputs.append(value.tensor.name)
+            elif value is not None:
+                self.problems.append(
+                    Unsupported(str(output.name), "output", "the graph's output has no quantisation; calibrate it")
+                )
+
+    def program(self) -> Program:
+        a = self.arithmetic
+        return Program(
+            self.device.name,
+            tuple(self.inputs),
+            tuple(self.outputs),
+            dict(self.tensors),
+            tuple(self.steps),
+            dict(self.arrays),
+            a.accumulator_bits,
+            a.accumulator_overflow,
+        )
+
+
+def _numbers(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+
+
+def rename_step(step: Step, name: str) -> Step:
+    """The step under another name."""
+    return replace(step, name=name)
+
+
+Rule = Callable[[Builder, ir.Node], tuple[Value, ...]]
+RuleTable = Mapping[str, Rule]
+
+
+def as_ints(values: Any) -> Ints:
+    """Numbers as int64."""
+    return np.asarray(values, np.int64)

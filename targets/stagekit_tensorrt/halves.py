@@ -1,0 +1,201 @@
+"""From f32 to fp16 or bf16 types: TensorRT takes the precision of every layer from the types in the ONNX file.
+
+Products and everything around them are computed in half; what adds many numbers or spreads their range stays in
+f32, as NVIDIA's AutoCast does it (https://nvidia.github.io/Model-Optimizer/guides/8_autocast.html): softmax,
+normalisation and reductions, and the frame's own normalisation. A graph keeps the types of its edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from stagekit.errors import CompileError
+from stagekit.graph import Graph
+from stagekit.graph.fingerprint import in_order
+
+FLOAT = ir.DataType.FLOAT
+
+HALVES = {
+    "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16), 19),
+    "bf16": (ir.DataType.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 22),
+}
+"""Element type, numpy type, and the first opset in which convolutions, pooling and Q/DQ take it."""
+
+REDUCTIONS = frozenset(
+    "ReduceMean ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceProd CumSum".split()
+)
+SENSITIVE = REDUCTIONS | frozenset(
+    "Softmax LogSoftmax LayerNormalization RMSNormalization InstanceNormalization GroupNormalization"
+    " LpNormalization BatchNormalization Exp Log Pow Sqrt Reciprocal".split()
+)
+"""Computed in f32."""
+
+AFTER_REDUCTION = frozenset("Add Sub Div Sqrt Reciprocal Pow".split())
+"""In f32 too where an input comes from a reduction or its root: the rest of a normalisation written out."""
+
+NORMALISING = frozenset("Cast Transpose Reshape Unsqueeze Squeeze Add Sub Mul Div".split())
+"""Steps from integer pixels to normalised ones, if nothing but constants comes in beside them."""
+
+CHANGED_SINCE_18 = frozenset({"GridSample", "DFT"})
+"""Operators that mean something else, or say it differently, in opset 22 than in 18."""
+
+
+def in_half(graph: Graph, precision: str) -> Graph:
+    """The same function computed in ``fp16`` or ``bf16``, with Casts where the type changes.
+
+    Infinite or huge constants such as attention masks become the largest half.
+
+    Raises:
+        CompileError: a weight does not fit into the type's range.
+    """
+    conversion = _Conversion(_at_opset(graph, HALVES[precision][2]), precision)
+    return graph.with_model(conversion.run())
+
+
+def exact_nodes(body: ir.Graph) -> set[int]:
+    """``id`` of the nodes that are computed in f32."""
+    exact: set[int] = set()
+    spread: set[int] = set()  # values that come from a reduction or a root
+    pixels = {id(v) for v in body.inputs if v.dtype is not None and v.dtype.is_integer()}
+    for node in in_order(body):
+        sources = [v for v in node.inputs if v is not None]
+        varying = [v for v in sources if v.const_value is None]
+        if node.op_type in NORMALISING and varying and all(id(v) in pixels for v in varying):
+            pixels.update(id(v) for v in node.outputs)
+            exact.add(id(node))
+        follows = node.op_type in AFTER_REDUCTION and any(id(v) in spread for v in sources)
+        if node.op_type in SENSITIVE or follows:
+            exact.add(id(node))
+        if node.op_type in REDUCTIONS | {"Pow", "Sqrt", "Reciprocal"} or (follows and node.op_type != "Div"):
+            spread.update(id(v) for v in node.outputs)
+        if not any(v.dtype == FLOAT for v in sources):
+            exact.add(id(node))
+    return exact
+
+
+class _Conversion:
+    """One run over one graph."""
+
+    def __init__(self, graph: Graph, precision: str) -> None:
+        self.model = graph.edit()
+        self.body = self.model.graph
+        self.source = graph.source
+        self.half, self.numpy_type, _ = HALVES[precision]
+        self.limit = float(ml_dtypes.finfo(self.numpy_type).max)
+        self.made: dict[tuple[int, ir.DataType], ir.Value] = {}
+
+    def run(self) -> ir.Model:
+        exact = exact_nodes(self.body)
+        edges = [(v, v.dtype, str(v.name)) for v in self.body.outputs]
+        for node in in_order(self.body):
+            wanted = FLOAT if id(node) in exact else self.half
+            for index in _changeable(node, self.half, self.body.opset_imports[""]):
+                value = node.inputs[index]
+                if value is not None and value.dtype in (FLOAT, self.half):
+                    node.replace_input_with(index, self._as(value, wanted, node))
+            if node.op_type == "Cast":
+                continue
+            for value in node.outputs:
+                if value.dtype == FLOAT:
+                    value.type = ir.TensorType(wanted)  # a new one: copies of a graph share their types
+        for index, (value, dtype, name) in enumerate(edges):
+            if dtype is not None and value.dtype != dtype:
+                value.name = f"{name}/half"
+                self.body.outputs[index] = self._cast(value, dtype, name)
+        self._drop_unused()
+        return self.model
+
+    def _as(self, value: ir.Value, wanted: ir.DataType, user: ir.Node) -> ir.Value:
+        """The value in the wanted type; each conversion is made once."""
+        if value.dtype == wanted:
+            return value
+        key = (id(value), wanted)
+        if key not in self.made:
+            producer = value.producer()
+            if value.const_value is not None and value.is_initializer():
+                self.made[key] = self._constant(value, value.const_value, wanted, user)
+            elif producer is not None and producer.op_type == "Cast" and _type(producer.inputs[0]) == wanted:
+                self.made[key] = producer.inputs[0]  # type: ignore[assignment]  # a Cast has an input
+            else:
+                self.made[key] = self._cast(value, wanted, f"{value.name}/{wanted.name.lower()}")
+        return self.made[key]
+
+    def _cast(self, value: ir.Value, to: ir.DataType, name: str) -> ir.Value:
+        node = ir.node("Cast", [value], {"to": int(to)}, name=f"{name}/cast")
+        out = node.outputs[0]
+        out.name, out.type, out.shape = name, ir.TensorType(to), value.shape
+        producer = value.producer()
+        if producer is not None:
+            self.body.insert_after(producer, [node])
+        else:
+            self.body.insert_before(next(iter(self.body)), [node])
+        return out
+
+    def _constant(self, value: ir.Value, tensor: ir.TensorProtocol, to: ir.DataType, user: ir.Node) -> ir.Value:
+        array = tensor.numpy().astype(np.float32)
+        largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+        mask = user.op_type in ("Add", "Sub", "Where", "Clip", "Max", "Min", "Pad")
+        if largest > self.limit and not mask:
+            raise CompileError(
+                f"weight {value.name!r} of node {user.name!r} holds {largest:.3g}; {to.name} ends at {self.limit:.5g}",
+                where=self.source,
+                remedy="use a bf16 or f32 profile",
+            )
+        name = f"{value.name}/{to.name.lower()}"
+        content = np.clip(array, -self.limit, self.limit).astype(self.numpy_type)
+        converted = ir.Value(
+            name=name,
+            shape=ir.Shape(content.shape),
+            type=ir.TensorType(to),
+            const_value=ir.Tensor(content, dtype=to, name=name),
+        )
+        self.body.register_initializer(converted)
+        return converted
+
+    def _drop_unused(self) -> None:
+        for node in reversed(list(self.body)):
+            if node.op_type == "Cast" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+                self.body.remove(node, safe=True)
+        for name in [n for n, v in self.body.initializers.items() if not v.uses() and not v.is_graph_output()]:
+            del self.body.initializers[name]
+
+
+def _changeable(node: ir.Node, half: ir.DataType, opset: int) -> Iterable[int]:
+    """The inputs whose element type the operator leaves open and half precision may fill (Resize's scales: no)."""
+    if node.domain not in ("", "ai.onnx"):
+        return []
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    formals = [schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in range(len(node.inputs))]
+    return [i for i, name in enumerate(formals) if f"tensor({half.name.lower()})" in allowed.get(name, ())]
+
+
+def _type(value: ir.Value | None) -> ir.DataType | None:
+    return None if value is None else value.dtype
+
+
+def _at_opset(graph: Graph, least: int) -> Graph:
+    """The graph with an opset of at least ``least``: between 18 and 22 most operators only gained types.
+
+    Raises:
+        CompileError: it holds one that changed.
+    """
+    if graph.body.opset_imports[""] >= least:
+        return graph
+    changed = next((node for node in graph.body if node.op_type in CHANGED_SINCE_18), None)
+    if changed is not None or graph.body.opset_imports[""] < 13:
+        what = f"node {changed.name!r} ({changed.op_type})" if changed is not None else "the graph"
+        raise CompileError(
+            f"{what} is written for opset {graph.body.opset_imports['']}, this precision needs {least}",
+            where=graph.source,
+            remedy=f"export with opset {least}",
+        )
+    model = graph.edit()
+    model.graph.opset_imports[""] = least
+    model.ir_version = max(model.ir_version or 0, 10)
+    return graph.with_model(model)

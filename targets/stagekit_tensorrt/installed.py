@@ -1,0 +1,62 @@
+"""Which TensorRT is installed, found without importing it, and what to install where none is."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from stagekit.errors import TargetUnavailable
+from stagekit.target import Profile
+from stagekit_tensorrt.build_engine import BuildFailed, Differences, differences, import_vendor
+from stagekit_tensorrt.config import BUILDERS, choice
+
+DISTRIBUTIONS = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+"""Packages that provide each builder's module; NVIDIA's system packages register as the first."""
+
+REMEDY = (
+    "TensorRT-RTX builds without a GPU and is on PyPI:  pip install 'stagekit[tensorrt-rtx]'\n"
+    "     TensorRT needs the GPU, and NVIDIA's own index:  pip install tensorrt --extra-index-url https://pypi.nvidia.com"
+)
+
+
+def installed_version(builder: str) -> str:
+    """The version of a builder's package; empty where it is not installed."""
+    for name in DISTRIBUTIONS[builder]:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def resolve(profile: Profile) -> tuple[str, str]:
+    """The builder that a profile means on this machine, and its version (empty where it is not installed).
+
+    ``auto`` is TensorRT where that is installed, else TensorRT-RTX where that is, else ``tensorrt``.
+    """
+    wanted = choice(profile, "builder", BUILDERS, "auto")
+    for builder in DISTRIBUTIONS if wanted == "auto" else (wanted,):
+        found = installed_version(builder)
+        if found:
+            return builder, found
+    return ("tensorrt" if wanted == "auto" else wanted), ""
+
+
+def vendor(builder: str) -> tuple[ModuleType, Differences]:
+    """A builder's module and its row in the table of differences.
+
+    Raises:
+        TargetUnavailable: it is not installed, does not import, or is of a version nobody has looked at.
+    """
+    if not installed_version(builder):
+        raise TargetUnavailable(f"{builder} is not installed", where="tensorrt", remedy=REMEDY)
+    try:
+        _, module = import_vendor(builder)
+        return module, differences(builder, module.__version__)
+    except (ImportError, OSError) as error:
+        raise TargetUnavailable(f"{builder} does not import: {error}", where="tensorrt", remedy=REMEDY) from error
+    except BuildFailed as error:
+        raise TargetUnavailable(str(error), where="tensorrt", remedy="install one of these") from error

@@ -1,0 +1,152 @@
+"""An engine's identity: what is written down when it is built, and checked before the vendor's code sees it.
+
+TensorRT's lean runtime ends the process on a plan that it cannot read, so nothing but our own record decides
+whether a plan is handed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from stagekit.errors import EngineError, UsageError
+from stagekit.target import EngineBlob, Profile
+from stagekit_tensorrt.config import COMPATIBILITY, capabilities, choice
+from stagekit_tensorrt.gpu import Gpu, gpus
+from stagekit_tensorrt.installed import resolve
+
+FORMAT = 1
+"""Counts changes to the metadata and to what :mod:`stagekit_tensorrt.typed` makes; enters every key."""
+
+PLAN = "engine.plan"
+AMPERE = 80
+
+
+def toolchain(profile: Profile) -> str:
+    """Builder and version, e.g. ``tensorrt-rtx 1.7.1.116 engine 1``."""
+    builder, version = resolve(profile)
+    return toolchain_of(builder, version)
+
+
+def toolchain_of(builder: str, version: str) -> str:
+    return f"{builder} {version} engine {FORMAT}"
+
+
+def device(profile: Profile) -> str:
+    """What a plan is built for: compute capabilities, and for full TensorRT the GPU's name unless told otherwise.
+
+    TensorRT ties a plan to the model of GPU that it was built on, except with a hardware compatibility level
+    (https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html).
+    """
+    builder, _ = resolve(profile)
+    return device_of(builder, profile, gpu_of(profile))
+
+
+def device_of(builder: str, profile: Profile, gpu: Gpu | None) -> str:
+    """:func:`device` where builder and GPU are known."""
+    asked = capabilities(profile)
+    if builder == "tensorrt-rtx":
+        return "+".join(f"sm{number}" for number in asked) or f"sm{AMPERE} and later"
+    level = choice(profile, "hardware_compatibility", COMPATIBILITY, "none")
+    if level == "ampere_plus":
+        return f"sm{AMPERE} and later"
+    if len(asked) > 1:
+        raise UsageError("TensorRT builds for one compute capability at a time", where=f"profile {profile.name}")
+    number = asked[0] if asked else gpu.capability if gpu else None
+    text = f"sm{number}" if number else "the GPU at hand"
+    return text if level == "same_compute_capability" or gpu is None else f"{text} {gpu.name}"
+
+
+def gpu_of(profile: Profile) -> Gpu | None:
+    """The GPU that a profile's ``device`` names (``GPU`` is the first, ``GPU:1`` the second); ``None`` if absent.
+
+    Raises:
+        UsageError: it names something else.
+    """
+    kind, _, number = profile.device.partition(":")
+    if kind != "GPU" or not (number or "0").isdecimal():
+        raise UsageError(
+            f"the device of a TensorRT profile is GPU or GPU:<number>, not {profile.device!r}",
+            where=f"profile {profile.name}",
+        )
+    index = int(number or 0)
+    return next((gpu for gpu in gpus() if gpu.index == index), None)
+
+
+def built_for(builder: str, profile: Profile, gpu: Gpu | None) -> list[int]:
+    """The compute capabilities that a plan runs on; empty stands for Ampere and later."""
+    if builder == "tensorrt-rtx" or capabilities(profile):
+        return list(capabilities(profile))
+    if choice(profile, "hardware_compatibility", COMPATIBILITY, "none") == "ampere_plus" or gpu is None:
+        return []
+    return [gpu.capability]
+
+
+def metadata(profile: Profile, result: Mapping[str, Any], counts: Mapping[str, int], gpu: Gpu | None) -> dict[str, Any]:
+    """The sidecar of a plan.
+
+    Args:
+        result: what ``build_engine.py`` reports.
+        counts: nodes of the graph by operator.
+        gpu: of the machine that built it.
+    """
+    return {
+        "format": FORMAT,
+        "toolchain": toolchain_of(result["builder"], result["version"]),
+        "device": device_of(result["builder"], profile, gpu),
+        "builder": result["builder"],
+        "version": result["version"],
+        "compute_capabilities": built_for(result["builder"], profile, gpu),
+        "options": {k: profile.options[k] for k in sorted(profile.options)},
+        "precision": profile.precision,
+        "batches": list(profile.batch),
+        "quantize_nodes": counts.get("QuantizeLinear", 0),
+        "dequantize_nodes": counts.get("DequantizeLinear", 0),
+        "onnx_sha256": result["onnx_sha256"],
+        "bytes": [result["bytes"]],
+        "sha256": [result["sha256"]],
+    }
+
+
+def check(blob: EngineBlob, here: Mapping[str, str], gpu: Gpu | None) -> None:
+    """Refuses a plan that this machine's runtime must not see.
+
+    Args:
+        here: ``toolchain`` and ``device`` as they are now.
+        gpu: that would run it; ``None`` where there is none, which is for the caller to report.
+
+    Raises:
+        EngineError: another version or device, or its bytes are not those that were built.
+    """
+    found = blob.metadata
+    remedy = "build it again: stagekit compile ... --target tensorrt"
+    if found.get("format") != FORMAT:
+        raise EngineError(
+            f"expected a record of format {FORMAT}, found {found.get('format')!r}", where=blob.root, remedy=remedy
+        )
+    for key, value in here.items():
+        if found.get(key) != value:
+            raise EngineError(
+                f"the engine was made with {key} {found.get(key)!r}, here it is {value!r}",
+                where=blob.root,
+                remedy=remedy,
+            )
+    runs_on = found["compute_capabilities"]
+    if gpu is not None and not (gpu.capability in runs_on if runs_on else gpu.capability >= AMPERE):
+        wanted = ", ".join(map(str, runs_on)) or f"{AMPERE} and later"
+        raise EngineError(
+            f"the engine is for compute capability {wanted}; {gpu.name} has {gpu.capability}",
+            where=blob.root,
+            remedy=f"set compute_capability to {gpu.capability} in the profile and compile again",
+        )
+    for name, size, digest in zip(blob.files, found["bytes"], found["sha256"], strict=True):
+        path = blob.root / name
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
+            raise EngineError(
+                f"expected {size} bytes, found {'no file' if actual is None else actual}", where=path, remedy=remedy
+            )
+        with path.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                raise EngineError("the engine is damaged: its contents are not those built", where=path, remedy=remedy)

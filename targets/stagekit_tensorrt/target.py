@@ -1,0 +1,218 @@
+"""Compiling with TensorRT or TensorRT-RTX, and running on an NVIDIA GPU.
+
+Precision comes from the types in the ONNX file (:mod:`stagekit_tensorrt.typed`), the one way that TensorRT 10, 11
+and RTX have in common. RTX builds on machines without a GPU; TensorRT times kernels on the GPU that it builds for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stagekit.errors import CompileError, EngineError, TargetUnavailable
+from stagekit.graph import Graph, TensorSpec
+from stagekit.store import Store
+from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
+from stagekit_tensorrt import child, config, sidecar
+from stagekit_tensorrt.build_engine import Differences
+from stagekit_tensorrt.cuda import Cuda, runtime_module
+from stagekit_tensorrt.engine import TrtEngine
+from stagekit_tensorrt.gpu import Gpu, gpus
+from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
+from stagekit_tensorrt.lint import lint
+from stagekit_tensorrt.typed import Plan, plan
+
+HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
+LOG_LINES = 200
+"""Of the builder's log, from its end, that are kept beside an engine."""
+
+
+class TensorRtTarget:
+    """Implements :class:`stagekit.target.Target` on TensorRT 10, TensorRT 11 and TensorRT-RTX."""
+
+    name = "tensorrt"
+    precisions: tuple[str, ...] = ("f32", "fp16", "bf16", "int8")
+    options: Mapping[str, Option] = config.OPTIONS
+
+    def probe(self) -> Availability:
+        builder, version = next(((b, v) for b in DISTRIBUTIONS if (v := installed_version(b))), ("", ""))
+        if not builder:
+            return Availability(False, False, reason="no TensorRT is installed", remedy=REMEDY)
+        described = f"{builder} {version}"
+        try:
+            _, row = vendor(builder)
+        except TargetUnavailable as error:
+            return Availability(False, False, described, reason=error.what, remedy=error.remedy or "")
+        here = gpus()
+        if not here:
+            reason = "there is no NVIDIA GPU (or no driver) on this machine"
+            remedy = "engines can be built here and run where a GPU is" if not row.needs_gpu else REMEDY
+            return Availability(not row.needs_gpu, False, described, reason=reason, remedy=remedy)
+        names = tuple(f"GPU:{gpu.index}" for gpu in here)
+        try:
+            runtime_module()
+        except TargetUnavailable as error:
+            return Availability(True, False, described, names, error.what, error.remedy or "")
+        return Availability(True, True, described, names)
+
+    def toolchain(self, profile: Profile) -> str:
+        return sidecar.toolchain(profile)
+
+    def device(self, profile: Profile) -> str:
+        return sidecar.device(profile)
+
+    def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
+        _check_builder(profile)
+        return lint(plan(graph, graph.inputs, graph.outputs, profile))
+
+    def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
+        """The plain form, and in half precision half the bytes; TensorRT picks the order of channels itself."""
+        half = HALF_TYPES.get(profile.precision)
+        if half is None or spec.dtype != "float32" or spec.quantization is not None:
+            return [spec]
+        return [spec, TensorSpec(spec.name, half, spec.shape, spec.layout)]
+
+    def compile(
+        self,
+        graph: Graph,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        profile: Profile,
+        workdir: Path,
+        progress: Progress,
+    ) -> EngineBlob:
+        """See :class:`stagekit.target.Target`; full TensorRT keeps its timing cache in the store as well."""
+        gpu = _check_builder(profile)
+        planned = plan(graph, inputs, outputs, profile)
+        refuse(lint(planned), graph)
+        planned.graph.save(workdir / "engine.onnx")
+        cache = _timing_cache(profile)
+        request = child.write_request(workdir, "engine", planned.config, cache)
+        try:
+            built = child.run(request, progress, config.positive(profile, "time_limit", child.TIME_LIMIT))
+        except CompileError as error:
+            raise CompileError(error.what, where=graph.source, remedy=error.remedy) from error
+        finally:
+            for leftover in (*workdir.glob("engine.onnx*"), request, workdir / "engine.result.json"):
+                leftover.unlink(missing_ok=True)
+        return EngineBlob(
+            workdir,
+            (sidecar.PLAN,),
+            tuple(inputs),
+            tuple(outputs),
+            sidecar.metadata(profile, built.result, node_counts(planned), gpu),
+            {
+                "seconds": built.result["seconds"],
+                "warnings": built.result["warnings"],
+                "layers": built.result["layers"],
+                "log": built.log[-LOG_LINES:],
+            },
+        )
+
+    def load(self, blob: EngineBlob, profile: Profile) -> TrtEngine:
+        gpu = sidecar.gpu_of(profile)
+        sidecar.check(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)}, gpu)
+        builder, _ = resolve(profile)
+        trt, row = vendor(builder)
+        if gpu is None:
+            raise TargetUnavailable(
+                f"there is no {profile.device} on this machine",
+                where=f"profile {profile.name}",
+                remedy="run the deployment where an NVIDIA GPU and its driver are",
+            )
+        path = blob.root / blob.files[0]
+        engine, keep = _deserialise(trt, row, path)
+        cuda = _cuda(gpu.index)
+        return TrtEngine(engine, keep, cuda, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"]))
+
+
+def refuse(findings: Sequence[Unsupported], graph: Graph) -> None:
+    """Raises CompileError where there are findings."""
+    if findings:
+        listed = "; ".join(f"{f.node} ({f.op}): {f.why}" for f in findings[:10])
+        raise CompileError(f"TensorRT cannot build it: {listed}", where=graph.source)
+
+
+def node_counts(planned: Plan) -> Counter[str]:
+    """How often each operator occurs in the typed graph."""
+    return Counter(node.op_type for node in planned.graph.body)
+
+
+def _check_builder(profile: Profile) -> Gpu | None:
+    """The GPU that the profile means, once its builder is known to be able to build for it.
+
+    Raises:
+        TargetUnavailable: no builder, or no GPU where the builder needs one, or another than the profile asks for.
+    """
+    builder, version = resolve(profile)
+    if not version:
+        raise TargetUnavailable("no TensorRT is installed", where=f"profile {profile.name}", remedy=REMEDY)
+    _, row = vendor(builder)
+    gpu, asked = sidecar.gpu_of(profile), config.capabilities(profile)
+    if not row.needs_gpu:
+        unknown = [number for number in asked if number not in config.RTX_CAPABILITIES]
+        if unknown:
+            known = ", ".join(map(str, config.RTX_CAPABILITIES))
+            raise TargetUnavailable(
+                f"TensorRT-RTX builds for compute capability {known}, not {unknown[0]}",
+                where=f"profile {profile.name}",
+                remedy="name one of these, or use TensorRT on a machine with that GPU",
+            )
+    elif gpu is None or (asked and asked != (gpu.capability,)):
+        found = f"{gpu.name} has compute capability {gpu.capability}" if gpu else "there is no GPU here"
+        raise TargetUnavailable(
+            f"TensorRT builds for the GPU that it runs on: {found}",
+            where=f"profile {profile.name}",
+            remedy="compile there; or take a kit there: stagekit compile ... --emit-kit DIR",
+        )
+    return gpu
+
+
+def _timing_cache(profile: Profile) -> Path | None:
+    """A file in the store for kernel timings of this builder and GPU, where the builder keeps any."""
+    builder, version = resolve(profile)
+    _, row = vendor(builder)
+    if not row.timing_cache or not profile.options.get("timing_cache", True):
+        return None
+    folder = Store.default().root / "timing"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{builder} {version} {sidecar.device(profile)}".replace("/", "_").replace(" ", "_")
+    return folder / f"{name}.cache"
+
+
+def _deserialise(trt: ModuleType, row: Differences, path: Path) -> tuple[Any, object]:
+    """The vendor's engine, and what must outlive it.
+
+    Raises:
+        EngineError: the runtime refuses the plan.
+    """
+    logger = trt.Logger(trt.ILogger.Severity.WARNING)
+    runtime = trt.Runtime(logger)
+    content = path.read_bytes()
+    if row.checks_plans:
+        validity, diagnostics = runtime.get_engine_validity(content)
+        if validity == trt.EngineValidity.INVALID:
+            raise EngineError(
+                f"TensorRT-RTX finds the plan invalid here (diagnostics {diagnostics:#x})",
+                where=path,
+                remedy="update the GPU's driver, or set compute_capability in the profile and compile again",
+            )
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise EngineError("TensorRT cannot load the plan; its log names the reason", where=path)
+    return engine, (runtime, logger)
+
+
+_opened: dict[tuple[int, int], Cuda] = {}
+
+
+def _cuda(index: int) -> Cuda:
+    """One for each GPU and process, so that engines recognise each other's buffers."""
+    key = (os.getpid(), index)
+    if key not in _opened:
+        _opened[key] = Cuda(index)
+    return _opened[key]

@@ -1,0 +1,99 @@
+"""A graph as TensorRT's parser takes it: sizes fixed where one is enough, bytes cast first, types final.
+
+What comes out is the exact content of the ONNX file that the builder is given; ONNX Runtime can run it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from stagekit.graph import Graph, TensorSpec, with_edges
+from stagekit.graph.shapes import bind
+from stagekit.target import Profile
+from stagekit_tensorrt.config import BuildConfig, build_config, choice
+from stagekit_tensorrt.halves import in_half
+
+BYTES = ir.DataType.UINT8
+LAYOUT_ONLY = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the builder is given."""
+
+    graph: Graph
+    config: BuildConfig
+
+
+def plan(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], profile: Profile) -> Plan:
+    """The typed graph and the build configuration for a graph with these edge formats.
+
+    With a single batch size the graph is bound to it, since kernels for a fixed size are quicker.
+
+    Raises:
+        UsageError: the profile or a format makes no sense.
+        CompileError: the graph cannot be written in the profile's types.
+    """
+    formed = with_edges(graph, inputs, outputs)
+    if len(profile.batch) == 1:
+        formed = bind(formed, {s.name: s.bind(batch=profile.batch[0]).shape for s in formed.inputs})
+    typed = named(bytes_cast_first(formed))
+    half = profile.precision
+    if half == "int8":
+        half = choice(profile, "rest", ("f32", "fp16", "bf16"), "f32")
+    if half != "f32":
+        typed = in_half(typed, half)
+    return Plan(typed, build_config(typed.inputs, profile))
+
+
+def bytes_cast_first(graph: Graph) -> Graph:
+    """The graph with every uint8 input cast to f32 before it is transposed or reshaped, not after.
+
+    TensorRT takes uint8 at the edges of a network alone, as input or output of a Cast
+    (``DataType.UINT8`` in
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/FoundationalTypes/DataType.html).
+    """
+    model = graph.edit()
+    for value in [v for v in model.graph.inputs if v.dtype == BYTES]:
+        users = [node for node, _ in value.uses()]
+        if all(node.op_type == "Cast" for node in users):
+            continue
+        cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{value.name}/float")
+        floats = cast.outputs[0]
+        floats.name, floats.type, floats.shape = f"{value.name}/float", ir.TensorType(ir.DataType.FLOAT), value.shape
+        for node in users:
+            _take_floats(node, value, floats)
+        model.graph.insert_before(next(iter(model.graph)), [cast])
+    return graph.with_model(model)
+
+
+def _take_floats(node: ir.Node, value: ir.Value, floats: ir.Value) -> None:
+    """Lets a node read ``floats`` instead; a Cast behind nodes that only move elements falls away."""
+    if node.op_type == "Cast" and node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT):
+        node.outputs[0].replace_all_uses_with(floats, replace_graph_outputs=True)
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+        return
+    for index, given in enumerate(node.inputs):
+        if given is value:
+            node.replace_input_with(index, floats)
+    if node.op_type in LAYOUT_ONLY:
+        moved = node.outputs[0]
+        if moved.dtype == BYTES and not moved.is_graph_output():
+            moved.type = ir.TensorType(ir.DataType.FLOAT)  # a new one: copies of a graph share their types
+            for user in [user for user, _ in moved.uses()]:
+                _take_floats(user, moved, moved)
+
+
+def named(graph: Graph) -> Graph:
+    """The graph with a name of its own on every node: what the parser and the profiler say is then about a node."""
+    model = graph.edit()
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{index}"
+        seen.add(node.name)
+    return graph.with_model(model)
