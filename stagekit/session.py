@@ -24,11 +24,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from stagekit.answer import Answer, Job, Results, SharedFrame
 from stagekit.bundle import DeployedTask, DeployManifest
 from stagekit.data.geometry import Geometry
 from stagekit.errors import Overloaded, UsageError, nearest
 from stagekit.runtime.admission import Admission
+from stagekit.runtime.answer import Answer, Job, Results, SharedFrame
 from stagekit.runtime.driver import Driver, Recorder
 from stagekit.runtime.opening import Deployment
 from stagekit.runtime.policy import Policy, adapters_first

@@ -27,7 +27,6 @@ from stagekit.data.geometry import Geometry, Placement
 from stagekit.data.images import Pixels
 from stagekit.graph import Graph
 from stagekit.quant.qdq import with_integer_edges
-from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.stages import QuantisedStages
 from stagekit.runtime.program import Call, Program, Ref, call_keys, task_program
 
@@ -62,7 +61,7 @@ class Chain:
         resize = self.tasks[task].resize if task in self.tasks else None
         return Geometry(frame.height, frame.width, resize or frame.resize, frame.fill)
 
-    def quantised(self, stages: QuantisedStages, scheme: QuantScheme) -> Chain:
+    def quantised(self, stages: QuantisedStages) -> Chain:
         """The same chain with Q/DQ stages, and tasks that take and give integers where boundaries are integers."""
         graphs = {name: g for (name, _), g in zip(self.stages, stages.graphs, strict=True)}
         for name, task in self.tasks.items():
@@ -70,10 +69,10 @@ class Chain:
                 label = f"{name}/spm{index}"
                 edge = stages.edges.get(self.boundaries[label])
                 edges = {"feature": edge, "prompted": edge} if edge else {}
-                graphs[label] = with_integer_edges(self.graphs[label], edges, scheme)
+                graphs[label] = with_integer_edges(self.graphs[label], edges)
             read = {r: self._feature(r) for r in task.head.reads}
             edges = {r: stages.edges[t] for r, t in read.items() if t in stages.edges}
-            graphs[f"{name}/head"] = with_integer_edges(self.graphs[f"{name}/head"], edges, scheme)
+            graphs[f"{name}/head"] = with_integer_edges(self.graphs[f"{name}/head"], edges)
         return replace(self, graphs=graphs)
 
     def _feature(self, boundary: str) -> str:

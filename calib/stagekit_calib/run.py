@@ -89,7 +89,9 @@ def calibrate(
     return result
 
 
-def extend(record: Calibration, chain: Chain, images: Images, advance: Advance = lambda done, total: None) -> Calibration:
+def extend(
+    record: Calibration, chain: Chain, images: Images, advance: Advance = lambda done, total: None
+) -> Calibration:
     """A record with more images, or more tasks, added to it; see :func:`calibrate`."""
     record.check_stages(chain.manifest, Path(chain.manifest.name))
     return record.extended(replace(calibrate(chain, images, record.method, advance=advance), name=record.name))

@@ -12,6 +12,7 @@ from stagekit.build.engines import Builder
 from stagekit.build.place import Output
 from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.errors import UsageError
+from stagekit.quant.record import load as load_record
 from stagekit.store import Store
 from stagekit.target import Profile, Progress, silent
 
@@ -24,6 +25,7 @@ def compile(
     output: str | PathLike[str] | None = None,
     into: str | PathLike[str] | None = None,
     outputs: Output = "labels",
+    calibration: str | PathLike[str] | None = None,
     store: Store | None = None,
     progress: Progress = silent,
 ) -> Compiled:
@@ -36,23 +38,27 @@ def compile(
         output: the ``.deploy`` folder to write; without it engines go into the store alone.
         into: the ``.deploy`` folder to add tasks to.
         outputs: what heads give: label maps in the frame's size, or logits.
+        calibration: the ``.calib`` folder that an int8 profile takes its ranges from.
         store: :meth:`Store.default` if not given.
 
     Raises:
         UsageError: options that contradict each other, or unknown names.
+        VerificationFailed: a task does not fit the calibrated ranges.
         BundleError, CompileError, StoreError, TargetUnavailable: see :mod:`stagekit.build.deploy`.
     """
     paths = [Path(b) for b in bundles]
     store = store or Store.default()
+    record = load_record(Path(calibration)) if calibration else None
     if into is not None:
         if target or profile or output:
             raise UsageError("--into keeps the deployment's own target and profile", where=into)
         manifest = read_manifest(Path(into), DeployManifest)
         kept = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
-        return compile_into(Path(into), paths, Builder(targets.get(kept.target), kept, store, progress), outputs)
+        builder = Builder(targets.get(kept.target), kept, store, progress)
+        return compile_into(Path(into), paths, builder, outputs, record)
     chosen = resolve_profile(target, profile)
     builder = Builder(targets.get(chosen.target), chosen, store, progress)
-    return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs)
+    return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs, record)
 
 
 def resolve_profile(target: str | None, profile: str | None) -> Profile:

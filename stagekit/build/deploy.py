@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stagekit.build.calibrated import check_covered, check_precision, integer_edges, with_edges_of
 from stagekit.build.engines import Builder, BuiltEngine
 from stagekit.build.place import Output, check_task, head_graph, spm_graph, stage_graph
 from stagekit.bundle import (
@@ -25,6 +26,11 @@ from stagekit.bundle import (
     writing,
 )
 from stagekit.errors import BundleError, UsageError
+from stagekit.graph import Graph
+from stagekit.quant.qdq import with_integer_edges
+from stagekit.quant.record import Calibration
+from stagekit.quant.scheme import scheme_of
+from stagekit.quant.stages import quantise_stages
 from stagekit.versions import tool_versions
 
 ENGINES = "engines"
@@ -44,11 +50,21 @@ class Compiled:
 
 
 def compile_bundles(
-    stages: Path, tasks: Sequence[Path], builder: Builder, destination: Path | None = None, output: Output = "labels"
+    stages: Path,
+    tasks: Sequence[Path],
+    builder: Builder,
+    destination: Path | None = None,
+    output: Output = "labels",
+    calibration: Calibration | None = None,
 ) -> Compiled:
     """Compiles frozen stages, then tasks; writes a deployment if it is told where.
 
+    Args:
+        calibration: makes the stages compute in integers; an int8 profile needs one.
+
     Raises:
+        UsageError: the profile is int8 and there is no record, or the other way round.
+        VerificationFailed: a task is not covered by the record, nor audited and found harmless.
         BundleError: a bundle is damaged, a task is for another backbone, or two tasks have one name.
         CompileError, StoreError, TargetUnavailable: see :class:`Builder`.
     """
@@ -58,7 +74,16 @@ def compile_bundles(
     _check_names([m.name for _, m in manifests])
     for task, made in manifests:
         check_task(task, made, bundle.backbone.id, boundaries)
-    engines, deployed_stages = _stages(stages, bundle, builder)
+    check_precision(builder.profile, calibration)
+    if calibration is not None:
+        calibration.check_stages(bundle, stages)
+        for task, made in manifests:
+            check_covered(calibration, made, task)
+    engines, deployed_stages = _stages(stages, bundle, builder, calibration)
+    boundaries = {
+        n: with_edges_of(b, {t.name: (t.dtype, t.quantization) for t in d.boundary.tensors if t.quantization})
+        for (n, b), d in zip(boundaries.items(), deployed_stages, strict=True)
+    }
     deployed_tasks: list[DeployedTask] = []
     for task, made in manifests:
         built, deployed = _task(task, made, boundaries, bundle.frame, builder, output)
@@ -87,11 +112,21 @@ def compile_bundles(
     return Compiled(manifest, tuple(engines))
 
 
-def compile_into(deployment: Path, tasks: Sequence[Path], builder: Builder, output: Output = "labels") -> Compiled:
+def compile_into(
+    deployment: Path,
+    tasks: Sequence[Path],
+    builder: Builder,
+    output: Output = "labels",
+    calibration: Calibration | None = None,
+) -> Compiled:
     """Adds tasks to a deployment (or replaces those of the same name); its stage engines are not touched.
+
+    Args:
+        calibration: the record that an int8 deployment was made with, to see that it covers the tasks.
 
     Raises:
         UsageError: the builder's profile is not the deployment's.
+        VerificationFailed: a task is not covered by the record, nor audited and found harmless.
         BundleError, CompileError, StoreError, TargetUnavailable: as :func:`compile_bundles`.
     """
     manifest = read_manifest(deployment, DeployManifest)
@@ -102,6 +137,10 @@ def compile_into(deployment: Path, tasks: Sequence[Path], builder: Builder, outp
     _check_names([m.name for _, m in read])
     for task, found in read:
         check_task(task, found, manifest.backbone, boundaries)
+    check_precision(builder.profile, calibration)
+    if calibration is not None:
+        for task, found in read:
+            check_covered(calibration, found, task)
     engines: list[BuiltEngine] = []
     deployed = {t.name: t for t in manifest.tasks}
     for task, found in read:
@@ -123,24 +162,34 @@ def compile_into(deployment: Path, tasks: Sequence[Path], builder: Builder, outp
     return Compiled(updated, tuple(engines))
 
 
-def _stages(stages: Path, bundle: StagesManifest, builder: Builder) -> tuple[list[BuiltEngine], list[DeployedStage]]:
+def _stages(
+    stages: Path, bundle: StagesManifest, builder: Builder, calibration: Calibration | None
+) -> tuple[list[BuiltEngine], list[DeployedStage]]:
     engines: list[BuiltEngine] = []
     deployed: list[DeployedStage] = []
+    boundaries = [s.boundary for s in bundle.stages]
+    graphs: list[tuple[str, Graph]] = []
     takes = [(bundle.frame.spec.name, bundle.frame.spec.layout)]
     for entry in bundle.stages:
-        graph = stage_graph(read_graph(stages, entry), takes, entry.boundary)
-        built = builder.build(entry.name, graph)
+        graphs.append((entry.name, stage_graph(read_graph(stages, entry), takes, entry.boundary)))
+        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
+    if calibration is not None:
+        builder.progress("quantising the stages")
+        quantised = quantise_stages(graphs, calibration, scheme_of(builder.profile))
+        graphs = [(name, graph) for (name, _), graph in zip(graphs, quantised.graphs, strict=True)]
+        boundaries = [with_edges_of(b, quantised.edges) for b in boundaries]
+    for (name, graph), planned in zip(graphs, boundaries, strict=True):
+        built = builder.build(name, graph)
         engines.append(built)
-        boundary = entry.boundary.model_copy(
+        boundary = planned.model_copy(
             update={
                 "tensors": tuple(
-                    replace(s, layout=s.layout or t.layout)
-                    for s, t in zip(built.outputs, entry.boundary.tensors, strict=True)
+                    replace(s, layout=s.layout or t.layout, quantization=t.quantization)
+                    for s, t in zip(built.outputs, planned.tensors, strict=True)
                 )
             }
         )
-        deployed.append(DeployedStage(name=entry.name, engine=built.digest, boundary=boundary))
-        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
+        deployed.append(DeployedStage(name=name, engine=built.digest, boundary=boundary))
     return engines, deployed
 
 
@@ -158,10 +207,13 @@ def _task(
     for index, entry in enumerate(manifest.prompts):
         boundary = boundaries[entry.boundary]
         graph = spm_graph(task, entry, boundary, before, len(manifest.classes))
+        graph = with_integer_edges(graph, integer_edges(boundary, "feature", "prompted"))
         engines.append(builder.build(f"{manifest.name}/spm{index}", graph))
         prompts.append(DeployedPrompt(boundary=entry.boundary, engine=engines[-1].digest))
         before = boundary
-    engines.append(builder.build(f"{manifest.name}/head", head_graph(task, manifest.head, boundaries, frame, output)))
+    head = head_graph(task, manifest.head, boundaries, frame, output)
+    edges = {n: e for name in manifest.head.reads for n, e in integer_edges(boundaries[name], name).items()}
+    engines.append(builder.build(f"{manifest.name}/head", with_integer_edges(head, edges)))
     deployed = DeployedTask(
         name=manifest.name,
         classes=manifest.classes,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stagekit.graph import Graph
 
 MANIFEST = "manifest.json"
-KINDS = ("stages", "task", "deploy")
+KINDS = ("stages", "task", "deploy", "calibration")
 DAMAGED = "the file was changed or damaged: make the bundle again"
 
 M = TypeVar("M", bound=Manifest)

@@ -14,6 +14,7 @@ VERBS = {
     "partition": "Cut a model into frozen stages.",
     "verify": "Compare the chain of stages with the uncut model.",
     "tune": "Learn a task on a frozen backbone.",
+    "calibrate": "Learn the ranges that int8 needs.",
     "compile": "Compile stages once, and tasks onto them.",
     "run": "Run tasks of a deployment on images.",
     "inspect": "Show what is in a bundle, a deployment or an ONNX file.",

@@ -8,7 +8,9 @@ import click
 
 from stagekit.build.compile import compile
 from stagekit.build.deploy import Compiled
+from stagekit.build.kit import emit_kit
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, table
+from stagekit.errors import UsageError
 from stagekit.store import Store
 
 
@@ -20,6 +22,10 @@ from stagekit.store import Store
 )
 @click.option("-o", "--output", type=PATH, help="Write a .deploy folder; without it, engines go into the store alone.")
 @click.option("--into", type=PATH, help="Add the tasks to this .deploy folder.")
+@click.option("--calibration", type=PATH, help="The .calib folder that an int8 profile takes its ranges from.")
+@click.option(
+    "--emit-kit", "kit", type=PATH, help="Build nothing; write what building elsewhere needs into this folder."
+)
 @click.option("--outputs", type=click.Choice(["labels", "logits"]), default="labels", show_default=True)
 @json_option
 def command(
@@ -28,6 +34,8 @@ def command(
     profile_name: str | None,
     output: Path | None,
     into: Path | None,
+    calibration: Path | None,
+    kit: Path | None,
     outputs: str,
     as_json: bool,
 ) -> None:
@@ -39,7 +47,12 @@ def command(
     Examples:
       stagekit compile lite0.stages landcover.task water.task --target openvino -o lite0.deploy
       stagekit compile --into lite0.deploy roads.task
+      stagekit compile lite0.stages landcover.task --profile ov-int8 --calibration lite0.calib -o lite0-int8.deploy
+      stagekit compile lite0.stages landcover.task --profile trt-fp16 --emit-kit kit/
     """
+    if kit is not None:
+        _emit_kit(bundles, kit, target_name, profile_name, output or into, calibration, outputs, as_json)
+        return
     with progress() as tell:
         compiled = compile(
             bundles,
@@ -48,10 +61,36 @@ def command(
             output=output,
             into=into,
             outputs="logits" if outputs == "logits" else "labels",
+            calibration=calibration,
             store=Store(Store.default().root, warn=note),
             progress=tell,
         )
     emit(_data(compiled, into or output), _text(compiled, into or output), as_json)
+
+
+def _emit_kit(
+    bundles: tuple[Path, ...],
+    kit: Path,
+    target: str | None,
+    profile: str | None,
+    deployment: Path | None,
+    calibration: Path | None,
+    outputs: str,
+    as_json: bool,
+) -> None:
+    if deployment is not None:
+        raise UsageError("a kit has no engines yet, so there is no deployment to write", where="--emit-kit")
+    with progress() as tell:
+        names = emit_kit(
+            bundles,
+            kit,
+            target=target,
+            profile=profile,
+            outputs="logits" if outputs == "logits" else "labels",
+            calibration=calibration,
+            progress=tell,
+        )
+    emit({"kit": str(kit), "graphs": names}, f"{kit}: {len(names)} graphs to build; README.md says how", as_json)
 
 
 def _data(compiled: Compiled, path: Path | None) -> dict[str, object]:

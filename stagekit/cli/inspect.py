@@ -13,8 +13,15 @@ from stagekit import graph
 from stagekit.bundle import MANIFEST, DeployManifest, GraphEntry, Manifest, StagesManifest, TaskManifest, read_manifest
 from stagekit.cli.console import PATH, emit, json_option, megabytes, table
 from stagekit.errors import BundleError, UsageError
+from stagekit.quant.record import CalibrationManifest
+from stagekit.quant.record import load as load_record
 
-KINDS: dict[str, type[Manifest]] = {"stages": StagesManifest, "task": TaskManifest, "deploy": DeployManifest}
+KINDS: dict[str, type[Manifest]] = {
+    "stages": StagesManifest,
+    "task": TaskManifest,
+    "deploy": DeployManifest,
+    "calibration": CalibrationManifest,
+}
 
 
 @click.command()
@@ -22,7 +29,7 @@ KINDS: dict[str, type[Manifest]] = {"stages": StagesManifest, "task": TaskManife
 @click.option("--schema", type=click.Choice(list(KINDS)), help="Print the JSON schema of a kind of manifest, and stop.")
 @json_option
 def command(path: Path | None, schema: str | None, as_json: bool) -> None:
-    """Show what is in PATH: a .stages, .task or .deploy folder, or an ONNX file.
+    """Show what is in PATH: a .stages, .task, .calib or .deploy folder, or an ONNX file.
 
     \b
     Examples:
@@ -46,6 +53,12 @@ def command(path: Path | None, schema: str | None, as_json: bool) -> None:
     elif kind == "task":
         task = read_manifest(path, TaskManifest)
         emit(task.model_dump(mode="json", by_alias=True), _task(task, path), as_json)
+    elif kind == "calibration":
+        from stagekit.cli.calibrate import describe as describe_record
+        from stagekit.cli.calibrate import facts
+
+        record = load_record(path)
+        emit(facts(record), describe_record(record, path), as_json)
     else:
         deployment = read_manifest(path, DeployManifest)
         emit(deployment.model_dump(mode="json", by_alias=True), _deployment(deployment), as_json)
@@ -55,7 +68,7 @@ def _kind(path: Path) -> str:
     try:
         kind = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError) as error:
-        raise BundleError("expected a .stages, .task or .deploy folder, or an ONNX file", where=path) from error
+        raise BundleError("expected a .stages, .task, .calib or .deploy folder, or an ONNX file", where=path) from error
     if kind not in KINDS:
         raise BundleError(f"its manifest is of kind {kind!r}; known: {', '.join(KINDS)}", where=path)
     return str(kind)

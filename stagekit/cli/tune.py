@@ -40,7 +40,7 @@ def command(
       stagekit tune examples/landcover.toml --set train.iterations=50 --set method.kind=head -o head.task
     """
     try:
-        from stagekit.tune.recipe import read_recipe
+        from stagekit.tune.recipe_file import read_recipe
         from stagekit.tune.tune import tune
     except ModuleNotFoundError as error:
         raise UsageError(

@@ -59,6 +59,43 @@ def check_operators(model: ir.Model, source: str) -> None:
         )
 
 
+def check_names(model: ir.Model, source: str) -> None:
+    """Every name and description must be text: protobuf hands over bytes where a file has something else than UTF-8.
+
+    Raises:
+        GraphError: one is not.
+    """
+    for name in _texts(model):
+        if not isinstance(name, str | None):
+            raise GraphError(f"the text {name!r} is not UTF-8", where=source, remedy="is the file damaged?")
+
+
+def _texts(model: ir.Model) -> Iterator[object]:
+    yield from (*model.opset_imports, model.producer_name, model.producer_version, model.domain, model.doc_string)
+    yield from _metadata(model)
+    for graph in model.graphs():
+        yield from (graph.name, graph.doc_string, *_metadata(graph))
+        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            yield from _value_texts(value)
+        for node in graph:
+            yield from (node.op_type, node.domain, node.overload, node.name, node.doc_string, *_metadata(node))
+            for value in (*node.inputs, *node.outputs):
+                if value is not None:
+                    yield from _value_texts(value)
+            for attribute in node.attributes.values():
+                yield from (attribute.name, attribute.doc_string)
+
+
+def _value_texts(value: ir.Value) -> Iterator[object]:
+    yield from (value.name, value.doc_string, *_metadata(value))
+    yield from (d.value for d in value.shape or () if isinstance(d, ir.SymbolicDim))
+
+
+def _metadata(holder: ir.Model | ir.Graph | ir.Node | ir.Value) -> Iterator[object]:
+    for key, text in holder.metadata_props.items():
+        yield from (key, text)
+
+
 def check_structure(model: ir.Model, source: str) -> None:
     """Every tensor that is read must be made somewhere, and not out of itself.
 
@@ -90,6 +127,8 @@ def check_weights(model: ir.Model, source: str, folder: Path | None) -> None:
             _check_external(name, tensor, source, folder)
         elif isinstance(tensor, ir.serde.TensorProtoTensor | ir.StringTensor):
             try:
+                if any(d < 0 for d in tensor.shape.numpy()):
+                    raise ValueError("a dimension is negative")
                 tensor.numpy()
             except Exception as error:  # whatever numpy and onnx_ir say of bytes that do not fill the shape
                 raise GraphError(f"weight {name!r} is damaged: {error}", where=source) from error

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from stagekit.errors import GraphError
-from stagekit.graph.check import check
+from stagekit.graph.check import check, check_names, check_structure
 from stagekit.graph.fingerprint import graph_fingerprint, tensor_hashes
 from stagekit.graph.spec import DTYPES, TensorSpec
 
@@ -124,7 +124,7 @@ def load(path: Path) -> Graph:
         raise GraphError(f"cannot be read: {error.strerror}", where=path) from error
     except Exception as error:  # protobuf and onnx_ir raise many kinds for bytes that are not a model
         raise GraphError(
-            f"expected an ONNX model; it cannot be decoded ({type(error).__name__})",
+            f"expected an ONNX model; it cannot be decoded: {_root(error)}",
             where=path,
             remedy="check that the file is complete: `python -m onnx.checker` or a fresh export",
         ) from error
@@ -145,9 +145,14 @@ def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Grap
     """
     if not model.graph.outputs or not any(True for _ in model.graph):
         raise GraphError("expected an ONNX model with nodes and outputs, found an empty graph", where=source)
-    model = model.clone()
+    check_names(model, source)
+    check_structure(model, source)
+    model.graph.sort()
     if model.functions:
-        model = InlinePass()(model).model
+        try:
+            InlinePass()(model)
+        except Exception as error:  # onnx_ir raises several kinds for functions that do not fit their calls
+            raise GraphError(f"its local functions cannot be written out: {error}", where=source) from error
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     imports = model.graph.opset_imports
     if (version := imports.pop("ai.onnx", None)) is not None:
@@ -180,6 +185,14 @@ def bring_inside(model: ir.Model) -> None:
             for name, attribute in list(node.attributes.items()):
                 if attribute.type is ir.AttributeType.TENSOR:
                     node.attributes[name] = ir.AttrTensor(name, internal(attribute.as_tensor()))
+
+
+def _root(error: BaseException) -> str:
+    """What the innermost cause of an error says, in one short line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = str(error).partition("\n")[0]
+    return line[:200] or type(error).__name__
 
 
 @contextmanager

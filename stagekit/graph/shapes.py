@@ -11,9 +11,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 from stagekit.errors import GraphError
 from stagekit.graph.fingerprint import bodies
 from stagekit.graph.model import Graph, bring_inside
-
-BATCH = "batch"
-"""The name of the one symbolic dimension that a stage graph keeps."""
+from stagekit.graph.spec import BATCH as BATCH
 
 
 def bind(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]]) -> Graph:

@@ -12,6 +12,9 @@ from stagekit.errors import UsageError
 
 Dim = int | str
 
+BATCH: Final = "batch"
+"""The name of the one symbolic dimension that a stage graph keeps."""
+
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),

@@ -50,15 +50,16 @@ def insert_qdq(
     return replace(graph, model=edit.model)
 
 
-def with_integer_edges(graph: Graph, edges: Mapping[str, tuple[str, Quantization]], scheme: QuantScheme) -> Graph:
+def with_integer_edges(graph: Graph, edges: Mapping[str, tuple[str, Quantization]]) -> Graph:
     """A float graph (an SPM, a head) that takes and gives integers at the named edges.
 
     Args:
-        edges: (element type, quantisation) by the name of an input or output.
+        edges: (element type, quantisation) by the name of an input or output; one type for all.
     """
     if not edges:
         return graph
-    edit = _Edit(graph, scheme)
+    dtype = next(iter(edges.values()))[0]
+    edit = _Edit(graph, QuantScheme(NumberFormat(dtype, symmetric=True)))
     for value in [v for v in edit.body.inputs if str(v.name) in edges]:
         edit.input(value, edges[str(value.name)][1])
     for value in [v for v in edit.body.outputs if str(v.name) in edges]:
@@ -171,9 +172,7 @@ class _Edit:
         self.body.insert_before(before, node)
         return node.outputs[0]
 
-    def _node(
-        self, op: str, value: ir.Value, quantization: Quantization, form: NumberFormat, name: str
-    ) -> ir.Node:
+    def _node(self, op: str, value: ir.Value, quantization: Quantization, form: NumberFormat, name: str) -> ir.Node:
         what, dtype = ("q", IR_DTYPES[form.dtype]) if op == "QuantizeLinear" else ("dq", ir.DataType.FLOAT)
         zero = np.asarray(quantization.zero_point, DTYPES[form.dtype])
         scale = np.asarray(quantization.scale, np.float32)

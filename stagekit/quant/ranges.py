@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.errors import UsageError
+from stagekit.errors import UsageError, nearest
 from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import NumberFormat, dequantise, limits, quantise
 from stagekit.quant.statistics import BINS, Statistics
-from stagekit.target import nearest
 
 Array = np.ndarray[Any, Any]
 Range = tuple[float, float]

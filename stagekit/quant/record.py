@@ -187,7 +187,9 @@ def save(calibration: Calibration, folder: Path) -> CalibrationManifest:
         equalised=calibration.equalised,
         audits=calibration.audits,
         tensors=tuple(
-            TensorEntry(hash=h, stage=calibration.places[h][0], name=calibration.places[h][1], channels=s.channel_mean.size)
+            TensorEntry(
+                hash=h, stage=calibration.places[h][0], name=calibration.places[h][1], channels=s.channel_mean.size
+            )
             for h, s in calibration.statistics.items()
         ),
         statistics=hashlib.sha256(content).hexdigest(),

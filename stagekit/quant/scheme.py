@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from stagekit.errors import UsageError
+from stagekit.errors import UsageError, nearest
 from stagekit.quant.formats import Grid, NumberFormat
-from stagekit.target import Option, Profile, nearest
+from stagekit.target import Option, Profile
 
 Bias = Literal["float", "int32"]
 

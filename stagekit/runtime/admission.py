@@ -21,8 +21,9 @@ FLOOR = 4
 WINDOW = 32
 """Requests over which capacity is measured before it is taken in."""
 
-NEWS = 0.3
-"""Weight of the latest window in the measured capacity."""
+MEMORY = 0.9
+"""Weight that a window keeps when the next comes: about the last ten count. Requests and seconds are averaged
+apart, since the mean of their ratios would be too high, the more so the burstier the answers."""
 
 
 class Admission:
@@ -42,6 +43,8 @@ class Admission:
         self.refused = 0
         self._answered = 0
         self._busy: dict[str, float] = {}
+        self._mean_answered = 0.0
+        self._mean_spent = 0.0
 
     @property
     def limit(self) -> int:
@@ -70,8 +73,9 @@ class Admission:
         if self._answered < WINDOW:
             return
         spent = max((d.busy - self._busy.get(d.name, 0.0) for d in devices), default=0.0)
-        if spent > 0.0:
-            now = self._answered / spent
-            self.capacity = now if self.capacity == 0.0 else (1 - NEWS) * self.capacity + NEWS * now
+        self._mean_answered = MEMORY * self._mean_answered + self._answered
+        self._mean_spent = MEMORY * self._mean_spent + spent
+        if self._mean_spent > 0.0:
+            self.capacity = self._mean_answered / self._mean_spent
         self._answered = 0
         self._busy = {d.name: d.busy for d in devices}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stagekit.errors import UsageError, nearest
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import EngineQueue
 from stagekit.runtime.statistics import Tally
 from stagekit.runtime.work import Step
-from stagekit.errors import UsageError, nearest
 
 Inputs = tuple[tuple[Step | None, int], ...]
 

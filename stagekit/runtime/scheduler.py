@@ -387,5 +387,5 @@ class Scheduler:
         if error is None:
             self._outcomes["done"] += 1
         else:
-            kind = {Cancelled: "cancelled", DeadlineMissed: "late"}.get(type(error), "failed")
-            self._outcomes[kind] += 1
+            late, cancelled = isinstance(error, DeadlineMissed), isinstance(error, Cancelled)
+            self._outcomes["late" if late else "cancelled" if cancelled else "failed"] += 1

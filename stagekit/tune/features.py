@@ -90,7 +90,7 @@ def cache_features(
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             prefix = network.prefix(frames)
         if position == 0:
-            _check_memory(prefix, labels_size=mask.nbytes, count=count, precision=precision, train=train)
+            _check_memory(prefix, count, precision, train)
             features = [
                 torch.empty((count, *p.shape[1:]), dtype=precision).to(
                     memory_format=torch.channels_last if p.dim() == 4 else torch.contiguous_format
@@ -106,13 +106,11 @@ def cache_features(
     return CachedFeatures(features, labels, variants, Order(len(images), train.batch, train.seed), train.seed)
 
 
-def _check_memory(
-    prefix: tuple[Tensor, ...], labels_size: int, count: int, precision: torch.dtype, train: TrainSection
-) -> None:
-    each = sum(p[0].numel() * precision.itemsize for p in prefix) + labels_size
-    if each * count > train.cache_megabytes << 20:
+def _check_memory(prefix: tuple[Tensor, ...], count: int, precision: torch.dtype, train: TrainSection) -> None:
+    needed = count * sum(feature[0].numel() * precision.itemsize for feature in prefix)
+    if needed > train.cache_megabytes << 20:
         raise UsageError(
-            f"cached features would take {each * count >> 20} MiB, more than the {train.cache_megabytes} MiB allowed",
+            f"cached features would take {needed >> 20} MiB, more than the {train.cache_megabytes} MiB allowed",
             where="train.cache_megabytes",
             remedy='allow more, cache fewer variants, or set cache = "off"',
         )

@@ -159,14 +159,10 @@ def _step(
 
 
 def _forward(network: PromptedNetwork, inputs: Input, device: torch.device) -> PromptedOutput:
-    output: PromptedOutput
     if isinstance(inputs, Tensor):
-        output = network(inputs.to(device))
-    elif device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        output = network.forward_rest([feature.float() for feature in inputs])
-    else:
-        output = network.forward_rest([feature.to(device) for feature in inputs])
-    return output
+        output: PromptedOutput = network(inputs.to(device))
+        return output
+    return network.forward_rest([feature.to(device) for feature in inputs])
 
 
 def _scored(

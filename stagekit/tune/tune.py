@@ -19,12 +19,14 @@ from stagekit.models.backbone import Backbone
 from stagekit.models.counts import parameters
 from stagekit.models.identity import backbone_id
 from stagekit.models.prompted import PromptedNetwork
+from stagekit.partition.partition import partition_module
+from stagekit.partition.task import write_task
 from stagekit.target import Progress, silent
 from stagekit.tune.augment import Augment
 from stagekit.tune.batches import Batches, Images, load
 from stagekit.tune.checkpoint import Progressed
 from stagekit.tune.features import cache_features, variants_to_cache
-from stagekit.tune.loop import Input, Source, Status, Watch, learn
+from stagekit.tune.loop import Input, Source, Watch, learn
 from stagekit.tune.network import create_backbone, create_network
 from stagekit.tune.predict import predictor
 from stagekit.tune.recipe import Recipe
@@ -47,7 +49,7 @@ def tune(
     fits no other.
 
     Args:
-        recipe: from :func:`stagekit.tune.recipe.read_recipe`.
+        recipe: from :func:`stagekit.tune.recipe_file.read_recipe`.
         output: the bundle to write.
         resume: goes on from the checkpoint in ``X.tuning``.
         progress: told what is going on.
@@ -167,10 +169,6 @@ def _write(
     scores: tuple[Metric, ...],
     progress: Progress,
 ) -> TaskManifest:
-    # Imported here, because exporters are slow to load and a run that fails earlier needs none.
-    from stagekit.partition.partition import partition_module
-    from stagekit.partition.task import write_task
-
     classes = folder.classes
     learned = parameters(network.head) + parameters(network.spms)
     if not recipe.method.frozen:
@@ -206,6 +204,3 @@ def _device(choice: str) -> torch.device:
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(choice)
-
-
-__all__ = ["Status", "create_source", "final_scores", "train", "tune"]

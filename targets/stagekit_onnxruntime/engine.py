@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from stagekit.errors import EngineError, UsageError
-from stagekit.graph import TensorSpec
+from stagekit.calls import ThreadCall, check_call
+from stagekit.errors import EngineError
+from stagekit.graph.spec import TensorSpec
 from stagekit.target import Buffer, HostBuffer
 
 BFLOAT16 = 16
@@ -63,7 +64,7 @@ class OrtLane:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime-lane")
 
-    def submit(self, inputs: Sequence[Buffer], batch: int) -> OrtCall:
+    def submit(self, inputs: Sequence[Buffer], batch: int) -> ThreadCall:
         """Starts a call; see :class:`stagekit.target.Lane`.
 
         Raises:
@@ -71,12 +72,12 @@ class OrtLane:
             UsageError: the batch size, number, type or shape of the inputs is not the engine's.
         """
         session = self._engine.session
-        check_call(self._engine, inputs, batch)
+        check_call(self._engine, self._engine.name, inputs, batch)
         try:
             future = self._thread.submit(self._run, session, tuple(inputs), batch)
         except RuntimeError as error:  # closed by another thread since it was looked at
             raise EngineError("the engine is closed", where=self._engine.name) from error
-        return OrtCall(self._engine.name, future)
+        return ThreadCall(self._engine.name, future)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
@@ -91,23 +92,6 @@ class OrtLane:
         session.run_with_iobinding(binding)
         values = binding.get_outputs()
         return tuple(_to_buffer(s.bind(batch=batch), v) for s, v in zip(self._engine.outputs, values, strict=True))
-
-
-class OrtCall:
-    """A call under way; see :class:`stagekit.target.Completion`."""
-
-    def __init__(self, engine: str, future: Future[tuple[Buffer, ...]]) -> None:
-        self._engine = engine
-        self._future = future
-
-    def wait(self) -> tuple[Buffer, ...]:
-        try:
-            return self._future.result()
-        except Exception as error:
-            raise EngineError(f"the call failed: {error}", where=self._engine) from error
-
-    def done(self) -> bool:
-        return self._future.done()
 
 
 class OrtMemory:
@@ -138,23 +122,3 @@ def _to_buffer(spec: TensorSpec, value: Any) -> HostBuffer:
     shape = tuple(value.shape())
     array = np.asarray(OrtMemory(value)).view(spec.numpy_dtype).reshape(shape)
     return HostBuffer(replace(spec, shape=shape), array)
-
-
-def check_call(engine: OrtEngine, inputs: Sequence[Buffer], batch: int) -> None:
-    """Raises UsageError, naming the tensor, unless the engine can take these inputs."""
-    if batch not in engine.batches:
-        sizes = ", ".join(map(str, engine.batches))
-        raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=engine.name)
-    if len(inputs) != len(engine.inputs):
-        names = ", ".join(spec.name for spec in engine.inputs)
-        raise UsageError(f"expected {len(engine.inputs)} inputs ({names}), got {len(inputs)}", where=engine.name)
-    for spec, buffer in zip(engine.inputs, inputs, strict=True):
-        want, have = spec.bind(batch=batch), buffer.spec
-        fits = len(want.shape) == len(have.shape) and all(
-            isinstance(w, str) or w == h for w, h in zip(want.shape, have.shape, strict=True)
-        )
-        if have.dtype != want.dtype or not fits:
-            raise UsageError(
-                f"input {want.name!r}: expected {want.dtype} {list(want.shape)}, got {have.dtype} {list(have.shape)}",
-                where=engine.name,
-            )

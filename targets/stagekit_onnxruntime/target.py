@@ -9,19 +9,22 @@ tenth of the time. The file holds layouts for this processor, so the device stri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stagekit.blob import check_blob
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
-from stagekit.graph import Graph, TensorSpec, with_edges
-from stagekit.graph.shapes import BATCH
+from stagekit.graph.spec import BATCH, TensorSpec
+from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
-from stagekit_onnxruntime.canonical import make_canonical
 from stagekit_onnxruntime.engine import OrtEngine
-from stagekit_onnxruntime.kernels import without_kernel
+
+if TYPE_CHECKING:
+    from stagekit.graph import Graph
 
 ENGINE_REVISION = 1
 """Counts changes to what :meth:`OnnxRuntimeTarget.compile` writes; enters every key."""
@@ -41,6 +44,7 @@ class OnnxRuntimeTarget:
     precisions: tuple[str, ...] = ("f32", "int8")
     options: Mapping[str, Option] = {
         "threads": Option(int, "threads an engine computes with; all cores when not set", affects_engine=False),
+        **SCHEME_OPTIONS,
     }
 
     def probe(self) -> Availability:
@@ -61,6 +65,8 @@ class OnnxRuntimeTarget:
         refusal = _refusal(profile)
         if refusal:
             return [Unsupported(node="", op="", why=refusal)]
+        from stagekit_onnxruntime.kernels import without_kernel
+
         return without_kernel(graph)
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
@@ -76,6 +82,9 @@ class OnnxRuntimeTarget:
         workdir: Path,
         progress: Progress,
     ) -> EngineBlob:
+        from stagekit.graph.edges import with_edges
+        from stagekit_onnxruntime.canonical import make_canonical
+
         vendor = _vendor()
         refusal = _refusal(profile)
         if refusal:
@@ -114,7 +123,7 @@ class OnnxRuntimeTarget:
 
     def load(self, blob: EngineBlob, profile: Profile) -> OrtEngine:
         vendor = _vendor()
-        _check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
         options = _session_options(vendor, profile)
         options.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = blob.root / "engine.onnx"
@@ -177,8 +186,18 @@ def _session_options(vendor: ModuleType, profile: Profile) -> Any:
     # Every session has threads of its own; while they spin for work they take the cores from the next engine
     # of the chain (a ResNet-50 in five engines took 2.3 times as long as in one).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    _share_arena(vendor)
     options.log_severity_level = 4  # what goes wrong is raised, and stderr is the caller's
     return options
+
+
+@cache
+def _share_arena(vendor: ModuleType) -> None:
+    """One pool of memory for all sessions of the process: a chain of engines then holds one engine's worth of
+    scratch memory, not the sum (ResNet-50 at 512 px: 325 MB resident instead of 570)."""
+    kind, use = vendor.OrtAllocatorType.ORT_ARENA_ALLOCATOR, vendor.OrtMemType.DEFAULT
+    vendor.create_and_register_allocator(vendor.OrtMemoryInfo("Cpu", kind, 0, use), None)
 
 
 def _session(vendor: ModuleType, path: Path, options: Any) -> Any:
@@ -195,28 +214,3 @@ def _vendor_errors(vendor: ModuleType) -> tuple[type[Exception], ...]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _check_blob(blob: EngineBlob, expected: Mapping[str, str]) -> None:
-    """A foreign or incomplete engine never reaches the vendor.
-
-    Raises:
-        EngineError: made by another toolchain or for another device, or a file is missing or cut short.
-    """
-    for key, here in expected.items():
-        made = blob.metadata.get(key)
-        if made != here:
-            raise EngineError(
-                f"the engine was made with {key} {made!r}, here it is {here!r}",
-                where=blob.root,
-                remedy="compile it again on this machine",
-            )
-    for name, size in zip(blob.files, blob.metadata["bytes"], strict=True):
-        path = blob.root / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            raise EngineError(
-                f"expected {size} bytes, found {'no file' if found is None else found}",
-                where=path,
-                remedy="compile it again",
-            )

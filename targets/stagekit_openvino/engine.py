@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from stagekit.errors import EngineError, UsageError
-from stagekit.graph import TensorSpec
+from stagekit.calls import ThreadCall, check_call
+from stagekit.errors import EngineError
+from stagekit.graph.spec import TensorSpec
 from stagekit.target import Buffer, HostBuffer
 from stagekit_openvino.memory import OutputPool, shared_tensor
 
@@ -60,7 +61,7 @@ class OvLane:
         self._requests = {batch: model.create_infer_request() for batch, model in engine.compiled.items()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="openvino-lane")
 
-    def submit(self, inputs: Sequence[Buffer], batch: int) -> OvCall:
+    def submit(self, inputs: Sequence[Buffer], batch: int) -> ThreadCall:
         """Starts a call; see :class:`stagekit.target.Lane`.
 
         Raises:
@@ -68,12 +69,12 @@ class OvLane:
             UsageError: the batch size, number, type or shape of the inputs is not the engine's.
         """
         _ = self._engine.compiled
-        check_call(self._engine, inputs, batch)
+        check_call(self._engine, self._engine.name, inputs, batch)
         try:
             future = self._thread.submit(self._run, tuple(inputs), batch)
         except RuntimeError as error:  # closed by another thread since it was looked at
             raise EngineError("the engine is closed", where=self._engine.name) from error
-        return OvCall(self._engine.name, future)
+        return ThreadCall(self._engine.name, future)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
@@ -94,40 +95,3 @@ class OvLane:
         request.start_async()
         request.wait()
         return tuple(HostBuffer(output.spec, output.array) for output in outputs)
-
-
-class OvCall:
-    """A call under way; see :class:`stagekit.target.Completion`."""
-
-    def __init__(self, engine: str, future: Future[tuple[Buffer, ...]]) -> None:
-        self._engine = engine
-        self._future = future
-
-    def wait(self) -> tuple[Buffer, ...]:
-        try:
-            return self._future.result()
-        except Exception as error:
-            raise EngineError(f"the call failed: {error}", where=self._engine) from error
-
-    def done(self) -> bool:
-        return self._future.done()
-
-
-def check_call(engine: OvEngine, inputs: Sequence[Buffer], batch: int) -> None:
-    """Raises UsageError, naming the tensor, unless the engine can take these inputs."""
-    if batch not in engine.batches:
-        sizes = ", ".join(map(str, engine.batches))
-        raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=engine.name)
-    if len(inputs) != len(engine.inputs):
-        names = ", ".join(spec.name for spec in engine.inputs)
-        raise UsageError(f"expected {len(engine.inputs)} inputs ({names}), got {len(inputs)}", where=engine.name)
-    for spec, buffer in zip(engine.inputs, inputs, strict=True):
-        want, have = spec.bind(batch=batch), buffer.spec
-        fits = len(want.shape) == len(have.shape) and all(
-            isinstance(w, str) or w == h for w, h in zip(want.shape, have.shape, strict=True)
-        )
-        if have.dtype != want.dtype or not fits:
-            raise UsageError(
-                f"input {want.name!r}: expected {want.dtype} {list(want.shape)}, got {have.dtype} {list(have.shape)}",
-                where=engine.name,
-            )

@@ -9,6 +9,7 @@ from typing import Any
 
 from stagekit.graph import Graph
 from stagekit.target import Unsupported
+from stagekit_openvino.message import gist
 
 UNCONVERTED = re.compile(r"No conversion rule found for operations?: (.+)")
 """The reader's summary, e.g. ``Det-17, com.acme.Foo-1``: domain, operator and version."""
@@ -24,13 +25,6 @@ def without_conversion(core: Any, graph: Graph) -> list[Unsupported]:
         except RuntimeError as error:
             return _named(graph, str(error))
     return []
-
-
-def gist(error: Exception | str) -> str:
-    """OpenVINO's messages begin with the places they passed through; what went wrong comes last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API", "Summary"))]
-    return "; ".join(telling[:2]) or (lines[-1] if lines else "no reason given")
 
 
 def _named(graph: Graph, message: str) -> list[Unsupported]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.graph import TensorSpec
+from stagekit.graph.spec import TensorSpec
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""

@@ -12,15 +12,20 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stagekit.blob import check_blob
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
-from stagekit.graph import Graph, TensorSpec, with_edges
+from stagekit.graph.spec import TensorSpec
+from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_openvino.engine import OvEngine
 from stagekit_openvino.export import canonical_export
-from stagekit_openvino.frontend import gist, without_conversion
+from stagekit_openvino.message import gist
+
+if TYPE_CHECKING:
+    from stagekit.graph import Graph
 
 ENGINE_REVISION = 1
 """Counts changes to what :meth:`OpenVinoTarget.compile` writes; enters every key."""
@@ -42,6 +47,7 @@ class OpenVinoTarget:
         "threads": Option(int, "CPU threads an engine computes with; all cores when not set", affects_engine=False),
         "streams": Option(int, "calls of one engine that the CPU computes side by side; 1", affects_engine=False),
         "performance_hint": Option(str, "LATENCY (default) or THROUGHPUT, as OpenVINO's PERFORMANCE_HINT"),
+        **SCHEME_OPTIONS,
     }
 
     def probe(self) -> Availability:
@@ -66,7 +72,11 @@ class OpenVinoTarget:
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
         core = _core(profile)
         refusal = _refusal(core, profile)
-        return [Unsupported("", "", refusal)] if refusal else without_conversion(core, graph)
+        if refusal:
+            return [Unsupported("", "", refusal)]
+        from stagekit_openvino.frontend import without_conversion
+
+        return without_conversion(core, graph)
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
         """The plain form; f32 maps also channels last, and in bf16 all of it at half the bytes as well.
@@ -93,6 +103,8 @@ class OpenVinoTarget:
         workdir: Path,
         progress: Progress,
     ) -> EngineBlob:
+        from stagekit.graph.edges import with_edges
+
         vendor, core = _vendor(), _core(profile)
         refusal = _refusal(core, profile)
         if refusal:
@@ -124,7 +136,7 @@ class OpenVinoTarget:
 
     def load(self, blob: EngineBlob, profile: Profile) -> OvEngine:
         core = _core(profile)
-        _check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
         compiled = {}
         for batch, name in zip(blob.metadata["batches"], blob.files, strict=True):
             path = blob.root / name
@@ -223,28 +235,3 @@ def _positive(profile: Profile, option: str, default: int) -> int:
 
 def _partial_shape(vendor: ModuleType, spec: TensorSpec) -> Any:
     return vendor.PartialShape([d if isinstance(d, int) else -1 for d in spec.shape])
-
-
-def _check_blob(blob: EngineBlob, expected: Mapping[str, str]) -> None:
-    """A foreign or incomplete engine never reaches the vendor.
-
-    Raises:
-        EngineError: made by another toolchain or for another device, or a file is missing or cut short.
-    """
-    for key, here in expected.items():
-        made = blob.metadata.get(key)
-        if made != here:
-            raise EngineError(
-                f"the engine was made with {key} {made!r}, here it is {here!r}",
-                where=blob.root,
-                remedy="compile it again on this machine",
-            )
-    for name, size in zip(blob.files, blob.metadata["bytes"], strict=True):
-        path = blob.root / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            raise EngineError(
-                f"expected {size} bytes, found {'no file' if found is None else found}",
-                where=path,
-                remedy="compile it again",
-            )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import runpy
 import sys
 import time
 from dataclasses import dataclass
@@ -31,7 +32,6 @@ class Differences:
 
     Args:
         module: the Python module.
-        strongly_typed_flag: networks must be asked to take their precision from the ONNX types.
         needs_gpu: building times kernels on the GPU that is here; else it names compute capabilities.
         timing_cache: kernel timings can be kept; RTX has the calls, and they do nothing.
         lean_runtime: the lean runtime that ``version_compatible`` puts into a plan is part of the package.
@@ -40,7 +40,6 @@ class Differences:
     """
 
     module: str
-    strongly_typed_flag: bool
     needs_gpu: bool
     timing_cache: bool
     lean_runtime: bool
@@ -49,9 +48,9 @@ class Differences:
 
 
 DIFFERENCES = {
-    ("tensorrt", 10): Differences("tensorrt", True, True, True, True, False, "Bindings"),
-    ("tensorrt", 11): Differences("tensorrt", False, True, True, True, False, "I/O Tensors"),
-    ("tensorrt-rtx", 1): Differences("tensorrt_rtx", False, False, False, False, True, "I/O Tensors"),
+    ("tensorrt", 10): Differences("tensorrt", True, True, True, False, "Bindings"),
+    ("tensorrt", 11): Differences("tensorrt", True, True, True, False, "I/O Tensors"),
+    ("tensorrt-rtx", 1): Differences("tensorrt_rtx", False, False, False, True, "I/O Tensors"),
 }
 """By builder and major version."""
 
@@ -103,8 +102,8 @@ def build(request: Path, emit: Any = print) -> dict[str, Any]:
     row = differences(name, trt.__version__)
     log = _logger(trt, emit)
     builder = trt.Builder(log)
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if row.strongly_typed_flag else 0
-    network = builder.create_network(flags)
+    # TensorRT 10 must be asked to take its precision from the ONNX types; the others do nothing else.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parse(trt, network, log, request.parent / asked["onnx"])
     options = builder.create_builder_config()
     _configure(trt, options, config, row)
@@ -127,6 +126,7 @@ def build(request: Path, emit: Any = print) -> dict[str, Any]:
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "onnx_sha256": hashlib.sha256((request.parent / asked["onnx"]).read_bytes()).hexdigest(),
+        "gpu": _gpu(),
         "warnings": log.warnings,
         "layers": _layers(trt, log, content) if row.needs_gpu else None,
     }
@@ -200,6 +200,12 @@ def _add_profile(builder: Any, options: Any, shapes: dict[str, list[list[int]]])
         profile.set_shape(name, least, usual, most)
     if options.add_optimization_profile(profile) < 0:
         raise BuildFailed(f"the builder refuses the optimization profile {shapes}")
+
+
+def _gpu() -> dict[str, Any] | None:
+    """The first GPU here; ``gpu.py`` lies beside this file, which is run by its path."""
+    found = runpy.run_path(str(Path(__file__).with_name("gpu.py")))["gpus"]()
+    return {"index": 0, "name": found[0].name, "capability": found[0].capability} if found else None
 
 
 def _layers(trt: Any, log: Any, plan: bytes) -> Any:

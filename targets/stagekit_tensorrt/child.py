@@ -62,7 +62,7 @@ def run(request: Path, progress: Progress, limit: float = TIME_LIMIT, script: Pa
         TargetUnavailable: the vendor's package does not import there.
     """
     # -P: without it the script's folder, which is this package, comes first on the path.
-    command = [sys.executable, "-P", script or Path(build_engine.__file__), request]
+    command = [sys.executable, "-P", str(script or build_engine.__file__), str(request)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     late = threading.Event()
 

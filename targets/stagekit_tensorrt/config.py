@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagekit.errors import UsageError
+from stagekit.errors import UsageError, nearest
 from stagekit.graph import TensorSpec
 from stagekit.graph.shapes import BATCH
-from stagekit.target import Option, Profile, nearest
+from stagekit.target import Option, Profile
 
 OPTIONS: Mapping[str, Option] = {
     "builder": Option(str, "tensorrt, tensorrt-rtx, or auto (default): TensorRT where it is installed, else RTX"),

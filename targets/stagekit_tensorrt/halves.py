@@ -27,18 +27,21 @@ HALVES = {
 """Element type, numpy type, and the first opset in which convolutions, pooling and Q/DQ take it."""
 
 REDUCTIONS = frozenset(
-    "ReduceMean ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceProd CumSum".split()
+    {
+        *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceProd"),
+        *("ReduceLogSum", "ReduceLogSumExp", "CumSum"),
+    }
 )
-SENSITIVE = REDUCTIONS | frozenset(
-    "Softmax LogSoftmax LayerNormalization RMSNormalization InstanceNormalization GroupNormalization"
-    " LpNormalization BatchNormalization Exp Log Pow Sqrt Reciprocal".split()
-)
+SENSITIVE = REDUCTIONS | {
+    *("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization"),
+    *("GroupNormalization", "LpNormalization", "BatchNormalization", "Exp", "Log", "Pow", "Sqrt", "Reciprocal"),
+}
 """Computed in f32."""
 
-AFTER_REDUCTION = frozenset("Add Sub Div Sqrt Reciprocal Pow".split())
+AFTER_REDUCTION = frozenset({"Add", "Sub", "Div", "Sqrt", "Reciprocal", "Pow"})
 """In f32 too where an input comes from a reduction or its root: the rest of a normalisation written out."""
 
-NORMALISING = frozenset("Cast Transpose Reshape Unsqueeze Squeeze Add Sub Mul Div".split())
+NORMALISING = frozenset({"Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Add", "Sub", "Mul", "Div"})
 """Steps from integer pixels to normalised ones, if nothing but constants comes in beside them."""
 
 CHANGED_SINCE_18 = frozenset({"GridSample", "DFT"})
@@ -86,7 +89,7 @@ class _Conversion:
         self.body = self.model.graph
         self.source = graph.source
         self.half, self.numpy_type, _ = HALVES[precision]
-        self.limit = float(ml_dtypes.finfo(self.numpy_type).max)
+        self.limit = float(ml_dtypes.finfo(self.numpy_type).max)  # type: ignore[no-untyped-call]
         self.made: dict[tuple[int, ir.DataType], ir.Value] = {}
 
     def run(self) -> ir.Model:

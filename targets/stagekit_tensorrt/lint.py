@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from stagekit.errors import CompileError
 from stagekit.graph import Graph
 from stagekit.target import Unsupported
 from stagekit_tensorrt.typed import Plan
 
-ABSENT = frozenset(
-    "AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress"
-    " ConcatFromSequence ConvInteger CumProd DFT DeformConv Det DynamicQuantizeLinear ImageDecoder MatMulInteger"
-    " MaxRoiPool MaxUnpool MelWeightMatrix Multinomial NegativeLogLikelihoodLoss Optional OptionalGetElement"
-    " OptionalHasElement QLinearConv QLinearMatMul RegexFullMatch SequenceAt SequenceConstruct SequenceEmpty"
-    " SequenceErase SequenceInsert SequenceLength SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat"
-    " StringNormalizer StringSplit SwiGLU TfIdfVectorizer Unique".split()
-)
-"""Standard operators for which ``OnnxParser.supports_operator`` of TensorRT-RTX 1.7.1 says no."""
+ABSENT: frozenset[str] = frozenset(*json.loads(Path(__file__).with_name("absent_operators.json").read_text()).values())
+"""Standard operators for which the parser's ``supports_operator`` says no; ``tests/tensorrt/list_names.py`` asks it."""
 
 FOREIGN_TYPES = (ir.DataType.DOUBLE, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64)
 WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}
@@ -35,6 +32,14 @@ def lint(plan: Plan) -> list[Unsupported]:
     for node in graph.body:
         found += (_finding(node, why) for why in _of_node(node, graph))
     return found
+
+
+def refuse(plan: Plan) -> None:
+    """Raises CompileError where there are findings."""
+    found = lint(plan)
+    if found:
+        listed = "; ".join(f"{f.node} ({f.op}): {f.why}" for f in found[:10])
+        raise CompileError(f"TensorRT cannot build it: {listed}", where=plan.graph.source)
 
 
 def _finding(node: ir.Node, why: str) -> Unsupported:
@@ -60,7 +65,8 @@ def _of_node(node: ir.Node, graph: Graph) -> Iterator[str]:
         return
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype in FOREIGN_TYPES:
-            yield f"tensor {value.name!r} is {value.dtype.name.lower()}, which TensorRT has not; cast it to float or int32"
+            kind = value.dtype.name.lower()
+            yield f"tensor {value.name!r} is {kind}, which TensorRT lacks; cast it to f32 or int32"
     yield from _bytes(node)
     yield from _types(node, graph.body.opset_imports[""])
     if node.op_type in QUANTIZED:
@@ -101,7 +107,8 @@ def _quantization(node: ir.Node) -> Iterator[str]:
         yield f"it stores {stored.dtype.name.lower()}; TensorRT takes int8: quantise activations as int8"
     zero = _constant(node, 2)
     if zero is not None and np.any(zero):
-        yield f"its zero point is {int(np.ravel(zero)[np.flatnonzero(zero)[0]])}; TensorRT takes 0: quantise symmetrically"
+        value = int(np.ravel(zero)[np.flatnonzero(zero)[0]])
+        yield f"its zero point is {value}; TensorRT takes 0: quantise symmetrically"
     if scale is None:
         yield "its scale is computed; TensorRT takes a constant: calibrate, do not quantise dynamically"
         return
@@ -138,6 +145,6 @@ def _weight_of(value: ir.Value) -> ir.Node | None:
     return None
 
 
-def _constant(node: ir.Node, index: int) -> np.ndarray | None:  # type: ignore[type-arg]
+def _constant(node: ir.Node, index: int) -> np.ndarray[Any, Any] | None:
     value = node.inputs[index] if len(node.inputs) > index else None
     return None if value is None or value.const_value is None else value.const_value.numpy()

@@ -83,14 +83,14 @@ def built_for(builder: str, profile: Profile, gpu: Gpu | None) -> list[int]:
     return [gpu.capability]
 
 
-def metadata(profile: Profile, result: Mapping[str, Any], counts: Mapping[str, int], gpu: Gpu | None) -> dict[str, Any]:
+def metadata(profile: Profile, result: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
     """The sidecar of a plan.
 
     Args:
         result: what ``build_engine.py`` reports.
         counts: nodes of the graph by operator.
-        gpu: of the machine that built it.
     """
+    gpu = Gpu(**result["gpu"]) if result["gpu"] else None
     return {
         "format": FORMAT,
         "toolchain": toolchain_of(result["builder"], result["version"]),

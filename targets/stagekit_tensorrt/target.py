@@ -7,12 +7,12 @@ and RTX have in common. RTX builds on machines without a GPU; TensorRT times ker
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from stagekit.build.kit import WantedEngine
 from stagekit.errors import CompileError, EngineError, TargetUnavailable
 from stagekit.graph import Graph, TensorSpec
 from stagekit.store import Store
@@ -21,10 +21,10 @@ from stagekit_tensorrt import child, config, sidecar
 from stagekit_tensorrt.build_engine import Differences
 from stagekit_tensorrt.cuda import Cuda, runtime_module
 from stagekit_tensorrt.engine import TrtEngine
-from stagekit_tensorrt.gpu import Gpu, gpus
+from stagekit_tensorrt.gpu import gpus
 from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
-from stagekit_tensorrt.lint import lint
-from stagekit_tensorrt.typed import Plan, plan
+from stagekit_tensorrt.lint import lint, refuse
+from stagekit_tensorrt.typed import plan
 
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 LOG_LINES = 200
@@ -86,9 +86,9 @@ class TensorRtTarget:
         progress: Progress,
     ) -> EngineBlob:
         """See :class:`stagekit.target.Target`; full TensorRT keeps its timing cache in the store as well."""
-        gpu = _check_builder(profile)
+        _check_builder(profile)
         planned = plan(graph, inputs, outputs, profile)
-        refuse(lint(planned), graph)
+        refuse(planned)
         planned.graph.save(workdir / "engine.onnx")
         cache = _timing_cache(profile)
         request = child.write_request(workdir, "engine", planned.config, cache)
@@ -104,7 +104,7 @@ class TensorRtTarget:
             (sidecar.PLAN,),
             tuple(inputs),
             tuple(outputs),
-            sidecar.metadata(profile, built.result, node_counts(planned), gpu),
+            sidecar.metadata(profile, built.result, planned.node_counts()),
             {
                 "seconds": built.result["seconds"],
                 "warnings": built.result["warnings"],
@@ -112,6 +112,12 @@ class TensorRtTarget:
                 "log": built.log[-LOG_LINES:],
             },
         )
+
+    def write_kit(self, folder: Path, wanted: Sequence[WantedEngine], profile: Profile, progress: Progress) -> None:
+        """See :class:`stagekit.build.kit.WritesKits`; no TensorRT is needed here."""
+        from stagekit_tensorrt.kit import write_kit
+
+        write_kit(folder, wanted, profile, progress)
 
     def load(self, blob: EngineBlob, profile: Profile) -> TrtEngine:
         gpu = sidecar.gpu_of(profile)
@@ -130,20 +136,8 @@ class TensorRtTarget:
         return TrtEngine(engine, keep, cuda, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"]))
 
 
-def refuse(findings: Sequence[Unsupported], graph: Graph) -> None:
-    """Raises CompileError where there are findings."""
-    if findings:
-        listed = "; ".join(f"{f.node} ({f.op}): {f.why}" for f in findings[:10])
-        raise CompileError(f"TensorRT cannot build it: {listed}", where=graph.source)
-
-
-def node_counts(planned: Plan) -> Counter[str]:
-    """How often each operator occurs in the typed graph."""
-    return Counter(node.op_type for node in planned.graph.body)
-
-
-def _check_builder(profile: Profile) -> Gpu | None:
-    """The GPU that the profile means, once its builder is known to be able to build for it.
+def _check_builder(profile: Profile) -> None:
+    """The profile's builder must be here and able to build for what the profile asks for.
 
     Raises:
         TargetUnavailable: no builder, or no GPU where the builder needs one, or another than the profile asks for.
@@ -169,7 +163,6 @@ def _check_builder(profile: Profile) -> Gpu | None:
             where=f"profile {profile.name}",
             remedy="compile there; or take a kit there: stagekit compile ... --emit-kit DIR",
         )
-    return gpu
 
 
 def _timing_cache(profile: Profile) -> Path | None:

@@ -5,6 +5,7 @@ What comes out is the exact content of the ONNX file that the builder is given; 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ class Plan:
 
     graph: Graph
     config: BuildConfig
+
+    def node_counts(self) -> Counter[str]:
+        """How often each operator occurs."""
+        return Counter(node.op_type for node in self.graph.body)
 
 
 def plan(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], profile: Profile) -> Plan:

@@ -15,7 +15,8 @@ from torch import nn
 from stagekit.data.classes import Classes
 from stagekit.data.folder import Folder, Sample, write_folder
 from stagekit.models.backbone import Backbone, BoundaryInfo, Preprocessing
-from stagekit.tune.recipe import Recipe, parse_recipe
+from stagekit.tune.recipe import Recipe
+from stagekit.tune.recipe_file import parse_recipe
 
 HEIGHT, WIDTH = 24, 32
 

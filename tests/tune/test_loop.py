@@ -18,6 +18,8 @@ from stagekit.errors import BundleError, StagekitError, UsageError
 from stagekit.models.backbone import Backbone
 from stagekit.models.identity import backbone_id
 from stagekit.models.prompted import PromptedNetwork
+from stagekit.models.registry import build
+from stagekit.models.vit import ViT
 from stagekit.tune import checkpoint
 from stagekit.tune.loop import BEST, LAST, LOG, Status
 from stagekit.tune.network import create_network
@@ -143,6 +145,17 @@ def test_step_0_of_spm_is_head_exactly(run: Runner, recipe: Callable[..., Recipe
         run.network(recipe(method={"kind": kind})).eval()(frames).logits for kind in ("spm", "head")
     ]
     assert torch.equal(*logits)
+
+
+def test_a_transformer_is_tuned_the_same_way(run: Runner, recipe: Callable[..., Recipe]) -> None:
+    tiny = ViT("tiny", width=16, depth=2, heads=4, patch=4, grid=5, cuts=("unit1",), size=(20, 20))
+    run.new_backbone = lambda: build(tiny)
+    method, head = {"prompts": ["stem", "unit1"], "widths": [8, 8]}, {"reads": ["unit2"]}
+    network = run(recipe(method=method, head=head, train=RANDOM), "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(method=method, head=head, train=RANDOM), "parts", watch=interrupt_at(2))
+    assert equal(network, run(recipe(method=method, head=head, train=RANDOM), "parts", resume=True))
+    assert backbone_id(network.backbone) == backbone_id(build(tiny))
 
 
 def test_accumulating_two_passes_is_one_of_twice_the_batch(run: Runner, recipe: Callable[..., Recipe]) -> None:

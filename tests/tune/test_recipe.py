@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stagekit.errors import UsageError
-from stagekit.tune.recipe import parse_recipe, read_recipe
+from stagekit.tune.recipe_file import parse_recipe, read_recipe
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
 MINIMAL = """

@@ -1,0 +1,77 @@
+"""What a calibration record changes in a build: boundaries become integers, and tasks must fit the ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from stagekit.bundle import Boundary, TaskManifest
+from stagekit.errors import UsageError, VerificationFailed
+from stagekit.graph.spec import Quantization
+from stagekit.quant.record import Calibration, task_binding
+from stagekit.target import Profile
+
+SATURATION_LIMIT = 0.01
+"""The share of any frozen tensor's values that a task may push out of its range."""
+
+
+def check_precision(profile: Profile, calibration: Calibration | None) -> None:
+    """An int8 profile needs a record, and only an int8 profile can use one.
+
+    Raises:
+        UsageError: one comes without the other.
+    """
+    if profile.precision == "int8" and calibration is None:
+        raise UsageError(
+            f"the profile {profile.name} computes in int8, whose ranges come from a calibration record",
+            where="--calibration",
+            remedy="`stagekit calibrate X.stages --data IMAGES -o X.calib`, then compile with --calibration X.calib",
+        )
+    if profile.precision != "int8" and calibration is not None:
+        raise UsageError(
+            f"the profile {profile.name} computes in {profile.precision}; a calibration record changes nothing there",
+            where="--calibration",
+            remedy="choose an int8 profile; `stagekit targets` lists them",
+        )
+
+
+def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limit: float = SATURATION_LIMIT) -> None:
+    """A task's SPMs must have run while the ranges were taken, or an audit must have found them harmless.
+
+    Raises:
+        VerificationFailed: neither is so; says how to extend the record or to audit.
+    """
+    binding = task_binding(task)
+    if calibration.covers(binding):
+        return
+    extend = f"extend the record: `stagekit calibrate X.stages --task {path} --data IMAGES -o X.calib --extend`"
+    audit = calibration.audit_of(binding)
+    if audit is None:
+        raise VerificationFailed(
+            f"its SPMs are not among those that the record {calibration.name} covers, and were not audited",
+            where=path,
+            remedy=f"{extend}; or look: `stagekit calibrate X.stages --audit {path} --data IMAGES -o X.calib`",
+        )
+    if audit.worst > limit:
+        raise VerificationFailed(
+            f"its SPMs push {100 * audit.worst:.1f} % of the values of {audit.tensor} out of the range in the record"
+            f" {calibration.name}; allowed {100 * limit:g} %",
+            where=path,
+            remedy=f"{extend}; or tune its SPMs again with that range as a bound",
+        )
+
+
+def with_edges_of(boundary: Boundary, edges: Mapping[str, tuple[str, Quantization]]) -> Boundary:
+    """The boundary with the element type and scale of those of its tensors that are integers."""
+    tensors = tuple(
+        replace(t, dtype=edges[t.name][0], quantization=edges[t.name][1]) if t.name in edges else t
+        for t in boundary.tensors
+    )
+    return boundary.model_copy(update={"tensors": tensors})
+
+
+def integer_edges(boundary: Boundary, *names: str) -> dict[str, tuple[str, Quantization]]:
+    """A boundary's format for the edges of a task's graph that meet it; nothing where it is float."""
+    spec = boundary.spec
+    return {} if spec.quantization is None else dict.fromkeys(names, (spec.dtype, spec.quantization))

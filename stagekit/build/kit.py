@@ -1,0 +1,94 @@
+"""For engines that are built elsewhere: everything that a target's own tools need there, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from stagekit import target as targets
+from stagekit.build.compile import resolve_profile
+from stagekit.build.deploy import compile_bundles
+from stagekit.build.engines import Builder, BuiltEngine
+from stagekit.build.place import Output
+from stagekit.errors import UsageError
+from stagekit.graph import Graph, TensorSpec
+from stagekit.quant.record import load as load_record
+from stagekit.store import Store
+from stagekit.target import Profile, Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class WantedEngine:
+    """A graph to be built elsewhere, with the formats of its edges."""
+
+    name: str
+    graph: Graph
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@runtime_checkable
+class WritesKits(Protocol):
+    """A target that can hand its work to a machine without stagekit."""
+
+    def write_kit(self, folder: Path, wanted: Sequence[WantedEngine], profile: Profile, progress: Progress) -> None:
+        """Writes all that building needs into a folder, and how to bring the engines back.
+
+        Raises:
+            CompileError: the target could not build one of the graphs.
+        """
+
+
+@dataclass(frozen=True)
+class Collector(Builder):
+    """Takes down what a compilation would build."""
+
+    wanted: list[WantedEngine] = field(default_factory=list)
+
+    def build(
+        self,
+        name: str,
+        graph: Graph,
+        inputs: Sequence[TensorSpec] | None = None,
+        outputs: Sequence[TensorSpec] | None = None,
+    ) -> BuiltEngine:
+        takes, gives = tuple(inputs or graph.inputs), tuple(outputs or graph.outputs)
+        self.wanted.append(WantedEngine(name, graph, takes, gives))
+        key = self.key(graph, takes, gives)
+        return BuiltEngine(name, key.graph, key.digest, False, 0.0, 0, takes, gives)
+
+
+def emit_kit(
+    bundles: Sequence[str | PathLike[str]],
+    folder: str | PathLike[str],
+    *,
+    target: str | None = None,
+    profile: str | None = None,
+    outputs: Output = "labels",
+    calibration: str | PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> list[str]:
+    """Writes a kit for the engines that :func:`stagekit.build.compile.compile` would make; returns their names.
+
+    The target's own software need not be installed.
+
+    Raises:
+        UsageError: the target writes no kits, or the folder holds something.
+        BundleError, CompileError, VerificationFailed: as when compiling.
+    """
+    chosen = resolve_profile(target, profile)
+    maker = targets.get(chosen.target)
+    if not isinstance(maker, WritesKits):
+        raise UsageError(f"the target {maker.name} writes no kits", where="--emit-kit", remedy="compile where it runs")
+    destination = Path(folder)
+    if destination.exists() and any(destination.iterdir()):
+        raise UsageError("expected an empty or new folder", where=destination)
+    paths = [Path(b) for b in bundles]
+    collector = Collector(maker, chosen, Store(destination), progress)
+    record = load_record(Path(calibration)) if calibration else None
+    compile_bundles(paths[0], paths[1:], collector, None, outputs, record)
+    maker.write_kit(destination, collector.wanted, chosen, progress)
+    return [engine.name for engine in collector.wanted]

@@ -1,0 +1,273 @@
+"""Rules for elementwise work: sums, products, clamps, and everything else as a table of the stored values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import erf, inf
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from stagekit_fixedpoint import factors
+from stagekit_fixedpoint import program as p
+from stagekit_fixedpoint.arithmetic import Ints, Requantize, Rescale
+from stagekit_fixedpoint.lowering import Builder, Rule
+from stagekit_fixedpoint.program import Step, Tensor
+from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored, Tabulated, Value
+
+ADD_LEFT = 20
+"""Bits by which devices with multipliers shift both terms of a sum to the left (TFLite's ``left_shift``)."""
+
+CHANNEL_TABLES = 4
+"""Most channels that may have a table each: the planes of an image, normalised apart."""
+
+
+def arithmetic_rule(operate: Callable[[Any, Any], Any]) -> Rule:
+    """Add, Sub, Mul and Div on whatever stands on both sides."""
+
+    def rule(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+        left, right = builder.value(node, 0), builder.value(node, 1)
+        op = node.op_type
+        if isinstance(left, Constant) and isinstance(right, Constant):
+            return (Constant(operate(left.real, right.real)),)
+        for pending, constant in ((left, right), (right, left)):
+            if isinstance(pending, Pending) and isinstance(constant, Constant):
+                return (_folded(op, pending, constant, first=pending is left),)
+        if isinstance(left, Pending) or isinstance(right, Pending):
+            raise Refused("one of its inputs is not quantised; calibrate the graph for this profile")
+        if op == "Add" and isinstance(left, Stored) and isinstance(right, Stored):
+            return (_sum(builder, node, left.tensor, right.tensor),)
+        if op == "Mul" and isinstance(left, Stored) and isinstance(right, Stored) and left.tensor != right.tensor:
+            return (_product(builder, node, left.tensor, right.tensor),)
+        for stored, constant in ((left, right), (right, left)):
+            if isinstance(stored, Stored) and isinstance(constant, Constant) and constant.real.size > 1 and op != "Div":
+                sign = -1 if op == "Sub" else 1
+                if sign < 0 and stored is right:
+                    raise Refused("a constant less a tensor is not computed")
+                return (_with_constant(builder, node, stored.tensor, constant, sign),)
+        return (_tabulated(builder, left, right, operate, op),)
+
+    return rule
+
+
+def _folded(op: str, value: Pending, constant: Constant, first: bool) -> Pending:
+    """A constant behind an accumulator: a bias, or a change of its unit."""
+    real = constant.real.astype(np.float64)
+    flat = real.reshape(-1)
+    scalar = bool(np.all(flat == flat[0]))
+    per_channel = flat.size == value.shape[value.axis - (value.axis > 0)] == real.shape[value.axis if value.axis < 0 else -3 if real.ndim >= 3 else 0] if real.ndim else False
+    if (value.low, value.high) != (-inf, inf):
+        raise Refused("it follows a clamp without a quantisation between them")
+    if op in ("Add", "Sub") and first and value.bias is not None and (per_channel or scalar):
+        return replace(value, bias=value.bias + (flat[:1] if scalar else flat) * (-1 if op == "Sub" else 1))
+    if op == "Add" and value.bias is not None and (per_channel or scalar):
+        return replace(value, bias=value.bias + (flat[:1] if scalar else flat))
+    if op in ("Mul", "Div") and scalar and (first or op == "Mul"):
+        factor = float(1 / flat[0] if op == "Div" else flat[0])
+        bias = None if value.bias is None else value.bias * factor
+        if factor > 0:
+            return replace(value, unit=value.unit * factor, bias=bias, multiplier=True)
+    raise Refused("this constant cannot be folded into the operation before it; quantise the tensor between them")
+
+
+def _sum(builder: Builder, node: ir.Node, left: Tensor, right: Tensor) -> Pending:
+    builder.need("add")
+    if left.shape != right.shape:
+        raise Refused(f"the shapes {left.shape} and {right.shape} are not added without broadcasting")
+    return _pending_sum(builder, str(node.name), (left, right), (left.scale, right.scale), "")
+
+
+def _pending_sum(
+    builder: Builder, name: str, terms: tuple[Tensor, ...], scales: tuple[float, ...], constant: str
+) -> Pending:
+    """Power-of-two devices align both terms to the finer scale; the others do as TFLite does."""
+    shifts = builder.arithmetic.style == "shift"
+    unit = min(scales) if shifts else 2 * max(scales) / 2.0**ADD_LEFT
+    left = 0 if shifts else ADD_LEFT
+    rescales = tuple(factors.rescale(builder.arithmetic, np.array(s / (unit * 2.0**left))) for s in scales)
+    inputs = tuple(t.name for t in terms)
+
+    def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
+        return p.Add(name, inputs, output, rescales, left, constant, requantize)
+
+    return Pending(name, terms[0].shape, finish, np.array([unit]))
+
+
+def _product(builder: Builder, node: ir.Node, left: Tensor, right: Tensor) -> Pending:
+    builder.need("mul")
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    name = str(node.name)
+
+    def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
+        return p.Multiply(name, (left.name, right.name), output, "", requantize)
+
+    return Pending(name, shape, finish, np.array([left.scale * right.scale]))
+
+
+def _with_constant(builder: Builder, node: ir.Node, x: Tensor, constant: Constant, sign: int) -> Pending:
+    """A stored tensor and a constant one: quantised by the graph, or else here to the activations' width."""
+    multiply = node.op_type == "Mul"
+    builder.need("mul" if multiply else "add")
+    stored, scale = constant.stored, constant.scale
+    if stored is None or scale is None or scale.size > 1:
+        stored, scale = quantised_constant(builder, constant.real)
+    name = str(node.name)
+    key = builder.array(f"{name}/constant", sign * stored)
+    if np.broadcast_shapes((1, *x.shape), stored.shape)[1:] != x.shape:
+        raise Refused(f"a constant of shape {stored.shape} does not fit {x.shape}")
+    if not multiply:
+        return _pending_sum(builder, name, (x,), (x.scale, float(scale[0])), key)
+
+    def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
+        return p.Multiply(name, (x.name,), output, key, requantize)
+
+    return Pending(name, x.shape, finish, np.array([x.scale * float(scale[0])]))
+
+
+def quantised_constant(builder: Builder, real: Reals) -> tuple[Ints, Reals]:
+    """Integers and scale for a constant operand, symmetric, on the device's grid of scales."""
+    bits = builder.arithmetic.activation_bits
+    largest = float(np.abs(real).max())
+    scale = largest / (2 ** (bits - 1) - 1) if largest else 1.0
+    if builder.arithmetic.scales == "power_of_two":
+        scale = 2.0 ** np.ceil(np.log2(scale))
+    return np.rint(real / scale).astype(np.int64), np.array([scale])
+
+
+def clip(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    """Relu, Clip, Min and Max with constants: folded into what is before them, or a conversion of their own."""
+    low, high = _limits(builder, node)
+    value = builder.value(node, 0)
+    if isinstance(value, Pending):
+        return (replace(value, low=max(value.low, low), high=max(min(value.high, high), low)),)
+    if isinstance(value, Stored):
+        x, name = value.tensor, str(node.name)
+
+        def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
+            return p.Convert(name, (x.name,), output, requantize)
+
+        return (Pending(name, x.shape, finish, np.array([x.scale]), low=low, high=high),)
+    if isinstance(value, Tabulated):
+        return (replace(value, levels=np.clip(value.levels, low, high), factor=None),)
+    raise Refused("its input is not quantised; calibrate the graph for this profile")
+
+
+def _limits(builder: Builder, node: ir.Node) -> tuple[float, float]:
+    if node.op_type == "Relu":
+        return 0.0, inf
+    if "min" in node.attributes or "max" in node.attributes:
+        return node.attributes.get_float("min", -inf) or 0.0, node.attributes.get_float("max", inf) or 0.0
+    limits = [builder.constant(node, i) for i in (1, 2)]
+    low, high = (d if c is None else float(c.real.reshape(())) for c, d in zip(limits, (-inf, inf), strict=True))
+    return low, high
+
+
+def function_rule(function: Callable[[ir.Node, Reals], Reals]) -> Rule:
+    """A function of one number, as a table."""
+
+    def rule(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+        value = _as_table(builder.value(node, 0))
+        return (replace(value, levels=function(node, value.levels), factor=None),)
+
+    return rule
+
+
+def cast(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    """Integers to floats: their own values, as for frames of bytes."""
+    value = builder.value(node, 0)
+    if isinstance(value, Constant):
+        return (value,)
+    return (_as_table(value),)
+
+
+def _as_table(value: Value) -> Tabulated:
+    if isinstance(value, Tabulated):
+        return value
+    if isinstance(value, Stored):
+        return Tabulated.of(value.tensor)
+    raise Refused("its input is not quantised; calibrate the graph for this profile")
+
+
+def _tabulated(builder: Builder, left: Value, right: Value, operate: Callable[[Any, Any], Any], op: str) -> Tabulated:
+    sides = [v if isinstance(v, Constant) else _as_table(v) for v in (left, right)]
+    tables = [s for s in sides if isinstance(s, Tabulated)]
+    if len({t.source.name for t in tables}) > 1:
+        raise Refused("it joins two tensors, of which at least one is not quantised")
+    levels, axis = [], tables[0].axis
+    for side in sides:
+        if isinstance(side, Tabulated):
+            levels.append(side.levels)
+            continue
+        values, axis = _rows(side.real.astype(np.float64), tables[0].source, axis)
+        levels.append(values[:, None])
+    factor = None
+    constants = [s.real.reshape(-1) for s in sides if isinstance(s, Constant)]
+    if len(tables) == 1 and tables[0].factor is not None and constants[0].size == 1:
+        value = float(constants[0][0])
+        if op == "Mul" or (op == "Div" and sides[0] is tables[0]):
+            factor = tables[0].factor * (value if op == "Mul" else 1 / value)
+    return Tabulated(tables[0].source, operate(levels[0], levels[1]), axis, factor)
+
+
+def _rows(real: Reals, source: Tensor, axis: int) -> tuple[Reals, int]:
+    """A constant as one row, or as one row for each index of the axis along which it varies."""
+    if real.size == 1:
+        return real.reshape(1), axis
+    rank = len(source.shape) + 1
+    varying = [rank - real.ndim + i for i, n in enumerate(real.shape) if n > 1]
+    if len(varying) != 1 or real.size > CHANNEL_TABLES:
+        raise Refused("a constant that varies this much has no table; quantise the tensor before it")
+    return real.reshape(-1), varying[0]
+
+
+def store_table(builder: Builder, value: Tabulated, out: Tensor) -> None:
+    """Emits the table, or a mere change of scale where that is all it is."""
+    if value.factor is not None and value.factor > 0:
+        try:
+            builder.convert(value.source, out, value.factor)
+        except Refused:
+            pass
+        else:
+            return
+    builder.need("table")
+    if not np.isfinite(value.levels).all():
+        raise Refused("its table holds values that are not finite")
+    codes = np.clip(np.rint(value.levels / out.scale) + out.zero_point, out.format.lowest, out.format.highest)
+    key = builder.array(f"{out.name}/table", codes.astype(np.int64))
+    builder.emit(p.Lookup(out.name, (value.source.name,), out.name, key, value.axis))
+
+
+def _erf(values: Reals) -> Reals:
+    return np.vectorize(erf, otypes=[np.float64])(values)
+
+
+def _gelu(node: ir.Node, x: Reals) -> Reals:
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
+
+
+def _number(node: ir.Node, name: str, default: float) -> float:
+    return float(node.attributes.get_float(name, default) or 0.0)
+
+
+FUNCTIONS: dict[str, Callable[[ir.Node, Reals], Reals]] = {
+    "Erf": lambda _, x: _erf(x),
+    "Gelu": _gelu,
+    "Sigmoid": lambda _, x: 1 / (1 + np.exp(-x)),
+    "Tanh": lambda _, x: np.tanh(x),
+    "HardSwish": lambda _, x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "HardSigmoid": lambda n, x: np.clip(_number(n, "alpha", 0.2) * x + _number(n, "beta", 0.5), 0, 1),
+    "LeakyRelu": lambda n, x: np.where(x < 0, _number(n, "alpha", 0.01) * x, x),
+    "Elu": lambda n, x: np.where(x < 0, _number(n, "alpha", 1.0) * np.expm1(np.minimum(x, 0)), x),
+    "Softplus": lambda _, x: np.logaddexp(0, x),
+    "Exp": lambda _, x: np.exp(x),
+    "Abs": lambda _, x: np.abs(x),
+    "Neg": lambda _, x: -x,
+    "Sqrt": lambda _, x: np.sqrt(x),
+}
+"""Functions of one number that become tables, in float64."""
+
+IDENTITY = Rescale()

@@ -1,0 +1,128 @@
+"""Rules for sums of products: Conv, MatMul, Gemm."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from stagekit_fixedpoint import program as p
+from stagekit_fixedpoint.arithmetic import Ints, Requantize
+from stagekit_fixedpoint.geometry import output_size, pads_of, pair
+from stagekit_fixedpoint.lowering import Builder
+from stagekit_fixedpoint.program import Step
+from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored, Value
+
+
+def conv(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    x, weight = builder.stored(node), _weight(builder, node, 1, channel_axis=0)
+    assert weight.stored is not None and weight.scale is not None
+    if weight.stored.ndim != 4:
+        raise Refused("only two-dimensional convolutions are computed")
+    groups = node.attributes.get_int("group", 1)
+    builder.need("conv")
+    if groups > 1:
+        builder.need("depthwise")
+    kernel = (weight.stored.shape[2], weight.stored.shape[3])
+    strides, dilations = pair(node, "strides"), pair(node, "dilations")
+    pads = pads_of(node, x.shape[1:], kernel, strides, dilations)
+    size = output_size(x.shape[1:], kernel, strides, pads, dilations)
+    name, key = str(node.name), builder.array(f"{node.name}/weight", weight.stored)
+    bias = builder.constant(node, 2)
+
+    def finish(output: str, requantize: Requantize, b: Ints) -> Step:
+        return p.Convolution(
+            name,
+            (x.name,),
+            output,
+            key,
+            builder.array(f"{name}/bias", b),
+            strides,
+            pads,
+            dilations,
+            groups,
+            requantize,
+        )
+
+    unit = x.scale * weight.scale
+    real = np.zeros(1) if bias is None else bias.real
+    return (Pending(name, (len(weight.stored), *size), finish, _single(unit), axis=1, bias=real),)
+
+
+def matmul(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    """A product with weights, or of two stored tensors."""
+    if isinstance(builder.value(node, 1), Constant):
+        return (_linear(builder, node, _weight(builder, node, 1, channel_axis=-1), np.zeros(1)),)
+    builder.need("attention")
+    left, right = builder.stored(node, 0), builder.stored(node, 1)
+    if len(left.shape) != len(right.shape) or left.shape[:-2] != right.shape[:-2]:
+        raise Refused(f"the shapes {left.shape} and {right.shape} are not multiplied without broadcasting")
+    name = str(node.name)
+
+    def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
+        return p.Product(name, (left.name, right.name), output, requantize)
+
+    shape = (*left.shape[:-1], right.shape[-1])
+    return (Pending(name, shape, finish, np.array([left.scale * right.scale])),)
+
+
+def gemm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    attributes = node.attributes
+    if attributes.get_int("transA", 0) or attributes.get_float("alpha", 1.0) != 1 or attributes.get_float("beta", 1.0) != 1:
+        raise Refused("only Gemm with alpha = beta = 1 and an untransposed input is computed")
+    transposed = bool(attributes.get_int("transB", 0))
+    weight = _weight(builder, node, 1, channel_axis=0 if transposed else 1)
+    assert weight.stored is not None
+    if transposed:
+        weight = Constant(weight.real.T, weight.stored.T, weight.scale, 1)
+    bias = builder.constant(node, 2)
+    return (_linear(builder, node, weight, np.zeros(1) if bias is None else bias.real.reshape(-1)),)
+
+
+def _linear(builder: Builder, node: ir.Node, weight: Constant, bias: Reals) -> Pending:
+    builder.need("matmul")
+    x = builder.stored(node)
+    assert weight.stored is not None and weight.scale is not None
+    if weight.stored.ndim != 2:
+        raise Refused(f"weights of {weight.stored.ndim} dimensions are not multiplied")
+    name, key = str(node.name), builder.array(f"{node.name}/weight", weight.stored)
+    return Pending(
+        name,
+        (*x.shape[:-1], weight.stored.shape[1]),
+        partial(_finish_linear, builder, name, x.name, key),
+        _single(x.scale * weight.scale),
+        bias=bias,
+    )
+
+
+def _finish_linear(
+    builder: Builder, name: str, x: str, weight: str, output: str, requantize: Requantize, bias: Ints
+) -> Step:
+    return p.Linear(name, (x,), output, weight, builder.array(f"{name}/bias", bias), requantize)
+
+
+def _weight(builder: Builder, node: ir.Node, index: int, channel_axis: int) -> Constant:
+    weight = builder.constant(node, index)
+    if weight is None or weight.stored is None or weight.scale is None:
+        raise Refused("its weights are not quantised; calibrate the graph for this profile")
+    a = builder.arithmetic
+    largest = int(np.abs(weight.stored).max(initial=0))
+    if largest > 2 ** (a.weight_bits - 1):
+        raise Refused(f"its weights reach {largest}, the device's have {a.weight_bits} bits")
+    if weight.scale.size > 1:
+        if not a.per_channel:
+            raise Refused(f"its weights have a scale for each channel; {builder.device.name} takes one for all")
+        if weight.axis % weight.stored.ndim != channel_axis % weight.stored.ndim:
+            raise Refused("the scales of its weights are not along the output channels")
+    return weight
+
+
+def _single(unit: Reals) -> Reals:
+    """One number where all are equal."""
+    return unit[:1] if np.all(unit == unit[0]) else unit
+
+
+def stored_or_none(value: Value) -> Stored | None:
+    """The value if it lies in memory."""
+    return value if isinstance(value, Stored) else None

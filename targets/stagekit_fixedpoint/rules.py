@@ -1,0 +1,38 @@
+"""One rule for each ONNX operator that can be lowered."""
+
+from __future__ import annotations
+
+import operator
+
+from stagekit_fixedpoint import elementwise, moves, products, quantization, sequence, spatial
+from stagekit_fixedpoint.lowering import RuleTable
+
+RULES: RuleTable = {
+    "QuantizeLinear": quantization.quantize,
+    "DequantizeLinear": quantization.dequantize,
+    "Conv": products.conv,
+    "MatMul": products.matmul,
+    "Gemm": products.gemm,
+    "Add": elementwise.arithmetic_rule(operator.add),
+    "Sub": elementwise.arithmetic_rule(operator.sub),
+    "Mul": elementwise.arithmetic_rule(operator.mul),
+    "Div": elementwise.arithmetic_rule(operator.truediv),
+    "Pow": elementwise.arithmetic_rule(operator.pow),
+    **dict.fromkeys(("Relu", "Clip"), elementwise.clip),
+    **{name: elementwise.function_rule(function) for name, function in elementwise.FUNCTIONS.items()},
+    "Cast": elementwise.cast,
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), spatial.max_pool),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), spatial.average_pool),
+    "Resize": spatial.resize,
+    "Softmax": sequence.softmax,
+    "LayerNormalization": sequence.layer_norm,
+    **dict.fromkeys(("Identity", "Dropout"), moves.identity),
+    "Constant": moves.constant,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
+    "Transpose": moves.transpose,
+    "Slice": moves.slice_,
+    "Split": moves.split,
+    "Gather": moves.gather,
+    "Concat": moves.concat,
+    "Pad": moves.pad,
+}
