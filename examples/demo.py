@@ -19,7 +19,7 @@ from stagekit.bundle import StagesManifest, TaskManifest, read_manifest
 from stagekit.data.folder import Folder
 from stagekit.data.images import read_image, write_image
 from stagekit.data.metrics import Confusion
-from stagekit.data.overlay import legend, overlay, side_by_side, stacked
+from stagekit.data.overlay import legend, overlay, side_by_side, stacked, titles
 from stagekit.models.weights import find_packaged_weights
 from stagekit.target import get
 
@@ -102,15 +102,17 @@ def compare(task: str, results: dict[str, dict[str, dict[str, Any]]]) -> dict[st
     first, *others = results.values()
     same = [np.mean(first[task][stem] == other[task][stem]) for other in others for stem in first[task]]
     facts["agreement"] = round(float(np.mean(same)), 5) if same else None
+    columns = ["picture", "truth", *results]
     rows = []
     for stem, sample in truth.items():
         panels = [sample.image, overlay(sample.image, sample.mask, palette)]
         panels += [overlay(sample.image, labels[task][stem], palette) for labels in results.values()]
         rows.append(side_by_side(panels))
-    picture = stacked([*rows, legend([c.name for c in manifest.classes], palette, rows[0].shape[1])])
+    head = titles(columns, [panel.shape[1] for panel in panels])
+    picture = stacked([head, *rows, legend([c.name for c in manifest.classes], palette, rows[0].shape[1])])
     write_image(OUT / f"{task}.png", picture)
     facts["picture"] = str(OUT / f"{task}.png")
-    facts["columns"] = ["picture", "truth", *results]
+    facts["columns"] = columns
     return facts
 
 

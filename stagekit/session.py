@@ -192,7 +192,7 @@ class Session:
 
         The image may be changed as soon as this returns.
         """
-        job = self._start(image, tasks, deadline, priority, keep=True)
+        job = self._start(image, tasks, deadline, priority, waits=False)
         return Answer(job, self._driver.cancel, self._finishing)
 
     def stream(
@@ -290,12 +290,12 @@ class Session:
         tasks: Sequence[str] | None,
         deadline: float | None,
         priority: int,
-        keep: bool = False,
+        waits: bool = True,
     ) -> Job:
         """Requests for each way in which the tasks see the image.
 
         Args:
-            keep: the image may be changed before the request is answered.
+            waits: the caller does nothing else meanwhile, such as changing the image.
         """
         names = self._named(list(self._tasks) if tasks is None else tasks)
         groups: dict[Geometry, list[str]] = {}
@@ -307,11 +307,10 @@ class Session:
         spec = self.manifest.frame.spec.bind(batch=1)
         try:
             for geometry, group in groups.items():
-                frame, placement = image.seen(geometry, spec, keep)
-                expect = job.expect(placement)
-                job.requests.append(
-                    self._driver.submit(frame, group, expect, deadline, priority, admitted=bool(job.requests))
-                )
+                frame, placement = image.seen(geometry, spec, not waits)
+                told, more = job.expect(placement), bool(job.requests)
+                request = self._driver.submit(frame, group, told, deadline, priority, admitted=more, waits=waits)
+                job.requests.append(request)
         except BaseException:
             for request in job.requests:
                 with suppress(Exception):

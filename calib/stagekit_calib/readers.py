@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,4 +66,4 @@ def from_iterable(
                 raise DatasetError(what, where=source, remedy="give a transform that makes such an image")
             yield f"{source}[{index}]", image
 
-    return Images(source, len(items) if hasattr(items, "__len__") else None, read)
+    return Images(source, len(items) if isinstance(items, Sized) else None, read)

@@ -18,10 +18,11 @@ from stagekit.quant.record import Calibration, load, save
 from stagekit.quant.scheme import QuantScheme, scheme_of
 
 if TYPE_CHECKING:
-    from stagekit.data.folder import Folder
     from stagekit_calib.audit import Saturation
     from stagekit_calib.readers import Images
     from stagekit_calib.sensitivity import LayerDamage, Trial
+
+    from stagekit.data.folder import Folder
 
 SHOWN = 12
 """Rows of a long table that are printed; ``--json`` has them all."""
@@ -190,9 +191,10 @@ def _analyse(
     labelled: tuple[Folder, str],
     limit: float,
 ) -> tuple[Calibration, list[LayerDamage], list[Trial]]:
-    from stagekit.quant.stages import quantise_stages
     from stagekit_calib.accuracy import evaluate
     from stagekit_calib.sensitivity import rank_layers, smallest_float_set, with_kept
+
+    from stagekit.quant.stages import quantise_stages
 
     folder, split = labelled
     stems = folder.stems(split)

@@ -102,7 +102,7 @@ def _task(task: TaskManifest, path: Path) -> str:
     lines.append("classes: " + ", ".join(c.name for c in task.classes))
     lines.append(table(["graph", "MMAC", "k params"], rows))
     for m in task.metrics:
-        lines.append(f"{m.name} {m.value:.2f} on {m.images} images of {m.data} ({m.split})")
+        lines.append(f"{m.name} {100 * m.value:.1f} % on {m.images} images of {m.data} ({m.split})")
     return "\n".join(lines)
 
 

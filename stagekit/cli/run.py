@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, table
+from stagekit.cli.console import PATH, emit, json_option, note, table
 from stagekit.data.images import list_images, read_image, write_mask
+from stagekit.runtime.answer import Results
+from stagekit.runtime.statistics import CallStatistics
+from stagekit.runtime.trace import Spent, Trace
 from stagekit.session import Session
+
+WINDOW = 4
+"""Images under way at once: one is read and one written while others are computed."""
+
+EVERY = 0.2
+"""Seconds between two looks at the progress line."""
 
 
 @click.command()
@@ -21,9 +33,16 @@ from stagekit.session import Session
 @click.option("--task", "tasks", multiple=True, help="A task's name; once for each. All by default.")
 @click.option("-o", "--output", type=PATH, default=Path("out"), show_default=True, help="Folder for the results.")
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write the image under its labels.")
+@click.option("--trace", "trace_path", type=PATH, help="Write what ran when, for chrome://tracing or ui.perfetto.dev.")
 @json_option
 def command(
-    deployment: Path, images: tuple[Path, ...], tasks: tuple[str, ...], output: Path, overlay: bool, as_json: bool
+    deployment: Path,
+    images: tuple[Path, ...],
+    tasks: tuple[str, ...],
+    output: Path,
+    overlay: bool,
+    trace_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Run tasks of a DEPLOYMENT on IMAGES (files or folders).
 
@@ -33,32 +52,63 @@ def command(
     \b
     Example:
       stagekit run lite0.deploy --task landcover --task water photo.jpg -o out/
+      stagekit run lite0.deploy photos/ -o out/ --trace trace.json
     """
     paths = list_images(images)
+    stems = dict(zip(paths, _stems(paths), strict=True))
     rows: list[dict[str, Any]] = []
-    with Session(deployment, tasks or None) as session, _bar(len(paths)) as bar:
+    trace = Trace() if trace_path else None
+    with Session(deployment, tasks or None, trace=trace) as session, _line(session, len(paths)) as line:
         output.mkdir(parents=True, exist_ok=True)
-        for path, stem in zip(paths, _stems(paths), strict=True):
-            image = read_image(path)
-            begun = time.perf_counter()
-            results = session.run(image)
-            seconds = time.perf_counter() - begun
-            for name, labels in results.items():
-                rows.append(
-                    {
-                        "image": str(path),
-                        "task": name,
-                        "seconds": seconds,
-                        **_write(session, name, image, labels, output, stem, overlay),
-                    }
-                )
-            bar.advance()
+        for ran in _answers(session, paths):
+            for name, labels in ran.results.items():
+                written = _write(session, name, ran.image, labels, output, stems[ran.path], overlay)
+                rows.append({"image": str(ran.path), "task": name, "seconds": ran.seconds, **written})
+            line.advance()
         statistics = session.statistics
     made, shared, spent = statistics.calls, statistics.shared, statistics.seconds
     calls = [{"call": c, "calls": n, "shared": shared[c], "seconds": spent[c]} for c, n in made.items()]
     shown = [(c, n, shared[c], 1000 * spent[c] / n) for c, n in made.items()]
-    text = table(["call", "made", "shared", "ms each"], shown)
-    emit({"results": rows, "calls": calls}, f"{text}\n{len(paths)} images, {len(rows)} results in {output}", as_json)
+    text = [table(["call", "made", "shared", "ms each"], shown)]
+    data: dict[str, Any] = {"results": rows, "calls": calls}
+    if trace is not None and trace_path is not None:
+        trace.write(trace_path)
+        where = trace.summary()
+        data |= {"trace": str(trace_path), "time": [asdict(row) for row in where]}
+        text += ["", _spent(where), f"trace in {trace_path}"]
+    text.append(f"{len(paths)} images, {len(rows)} results in {output}")
+    emit(data, "\n".join(text), as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """An image with its results; ``seconds`` from asking to answer."""
+
+    path: Path
+    image: Any
+    results: Results
+    seconds: float
+
+
+def _answers(session: Session, paths: Sequence[Path]) -> Iterator[_Ran]:
+    """Results in the order of the images, while others are read and computed."""
+    pending: deque[tuple[Path, Any, float, list[float], Future[Results]]] = deque()
+
+    def first() -> _Ran:
+        path, image, begun, ended, future = pending.popleft()
+        results = future.result()
+        return _Ran(path, image, results, (ended[0] if ended else time.perf_counter()) - begun)
+
+    for path in paths:
+        image = read_image(path)
+        begun, ended = time.perf_counter(), list[float]()
+        future = session.submit(image)
+        future.add_done_callback(lambda _, ended=ended: ended.append(time.perf_counter()))  # type: ignore[misc]
+        pending.append((path, image, begun, ended, future))
+        if len(pending) == WINDOW:
+            yield first()
+    while pending:
+        yield first()
 
 
 def _write(
@@ -87,6 +137,11 @@ def _write(
     return written
 
 
+def _spent(rows: Sequence[Spent]) -> str:
+    cells = [(r.device, r.what, r.calls, r.images, 1000 * r.seconds, 100 * r.share) for r in rows]
+    return table(["device", "where the time went", "calls", "images", "ms", "%"], cells)
+
+
 def _stems(paths: list[Path]) -> list[str]:
     """Names for results that do not collide when two folders hold images of one name."""
     stems = [p.stem for p in paths]
@@ -96,33 +151,56 @@ def _stems(paths: list[Path]) -> list[str]:
     ]
 
 
-class Bar(Protocol):
+class Line(Protocol):
     """Shows how far a run is."""
 
     def advance(self) -> None: ...
 
 
-class _Silent:
-    def advance(self) -> None:
-        """Nobody watches."""
+def progress_text(done: int, total: int, seconds: float, statistics: CallStatistics) -> str:
+    """``12/40 images  3.1 frames/s  queue 4  shared: stem 50 %, stage1 50 %``."""
+    made, shared = statistics.calls, statistics.shared
+    hits = [f"{c} {100 * n / (n + made[c]):.0f} %" for c, n in shared.items() if n]
+    rate = done / seconds if seconds > 0 else 0.0
+    parts = [f"{done}/{total} images", f"{rate:.1f} frames/s", f"queue {statistics.waiting}"]
+    return "  ".join([*parts, f"shared: {', '.join(hits)}"] if hits else parts)
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Bar]:
+def _line(session: Session, total: int) -> Iterator[Line]:
+    """A line that is rewritten on a terminal; one every few seconds elsewhere; always on stderr."""
     import sys
 
-    if total < 2 or not sys.stderr.isatty():
-        yield _Silent()
+    begun = time.perf_counter()
+    done = 0
+
+    def text() -> str:
+        return progress_text(done, total, time.perf_counter() - begun, session.statistics)
+
+    if not sys.stderr.isatty():
+        told = begun
+
+        class Told:
+            def advance(self) -> None:
+                nonlocal done, told
+                done += 1
+                if time.perf_counter() - told > 25 * EVERY:
+                    told = time.perf_counter()
+                    note(text())
+
+        yield Told()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.live import Live
+    from rich.text import Text
 
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("images", total=total)
+    with Live(
+        console=Console(stderr=True), transient=True, get_renderable=lambda: Text(text()), refresh_per_second=1 / EVERY
+    ):
 
         class Shown:
             def advance(self) -> None:
-                display.advance(task)
+                nonlocal done
+                done += 1
 
         yield Shown()

@@ -82,6 +82,16 @@ def legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: int = 
     return np.array(strip)
 
 
+def titles(names: Sequence[str], widths: Sequence[int], gap: int = 4) -> Pixels:
+    """A strip of column titles for images of these widths, ``gap`` pixels apart: uint8 (18, sum and gaps, 3)."""
+    strip = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), 18), _PAPER)
+    draw, font, x = ImageDraw.Draw(strip), ImageFont.load_default(size=12), 0
+    for name, width in zip(names, widths, strict=True):
+        draw.text((x + 2, 2), name, fill=(0, 0, 0), font=font)
+        x += width + gap
+    return np.asarray(strip).copy()
+
+
 def side_by_side(images: Sequence[Pixels], gap: int = 4) -> Pixels:
     """Images in a row on white, top-aligned, ``gap`` pixels apart: uint8 (tallest, sum of widths and gaps, 3)."""
     return _arrange(images, gap, axis=1)

@@ -79,9 +79,9 @@ def _texts(model: ir.Model) -> Iterator[object]:
             yield from _value_texts(value)
         for node in graph:
             yield from (node.op_type, node.domain, node.overload, node.name, node.doc_string, *_metadata(node))
-            for value in (*node.inputs, *node.outputs):
-                if value is not None:
-                    yield from _value_texts(value)
+            for edge in (*node.inputs, *node.outputs):
+                if edge is not None:
+                    yield from _value_texts(edge)
             for attribute in node.attributes.values():
                 yield from (attribute.name, attribute.doc_string)
 
@@ -126,9 +126,9 @@ def check_weights(model: ir.Model, source: str, folder: Path | None) -> None:
         if isinstance(tensor, ir.ExternalTensor):
             _check_external(name, tensor, source, folder)
         elif isinstance(tensor, ir.serde.TensorProtoTensor | ir.StringTensor):
+            if any(d < 0 for d in tensor.shape.numpy()):
+                raise GraphError(f"weight {name!r} has the shape {tensor.shape.numpy()}", where=source)
             try:
-                if any(d < 0 for d in tensor.shape.numpy()):
-                    raise ValueError("a dimension is negative")
                 tensor.numpy()
             except Exception as error:  # whatever numpy and onnx_ir say of bytes that do not fill the shape
                 raise GraphError(f"weight {name!r} is damaged: {error}", where=source) from error

@@ -124,7 +124,7 @@ def load(path: Path) -> Graph:
         raise GraphError(f"cannot be read: {error.strerror}", where=path) from error
     except Exception as error:  # protobuf and onnx_ir raise many kinds for bytes that are not a model
         raise GraphError(
-            f"expected an ONNX model; it cannot be decoded: {_root(error)}",
+            f"expected an ONNX model; it cannot be decoded ({type(error).__name__})",
             where=path,
             remedy="check that the file is complete: `python -m onnx.checker` or a fresh export",
         ) from error
@@ -185,14 +185,6 @@ def bring_inside(model: ir.Model) -> None:
             for name, attribute in list(node.attributes.items()):
                 if attribute.type is ir.AttributeType.TENSOR:
                     node.attributes[name] = ir.AttrTensor(name, internal(attribute.as_tensor()))
-
-
-def _root(error: BaseException) -> str:
-    """What the innermost cause of an error says, in one short line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = str(error).partition("\n")[0]
-    return line[:200] or type(error).__name__
 
 
 @contextmanager

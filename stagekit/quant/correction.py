@@ -46,7 +46,9 @@ def with_corrected_biases(
             continue
         corrected = (bias.numpy() - rounded.reshape(bias.shape.numpy())).astype(np.float32)
         tensor = ir.tensor(corrected, name=f"{value.name}/{node.name}/corrected")
-        fresh = ir.Value(name=tensor.name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        fresh = ir.Value(
+            name=tensor.name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+        )
         model.graph.register_initializer(fresh)
         reader[0].replace_input_with(reader[1], fresh)
     return replace(graph, model=model)
@@ -63,8 +65,9 @@ def mean_error(node: ir.Node, weight: Array, mean: Array, scheme: QuantScheme) -
         if mean.size != taps.shape[1] * groups:
             return None
         by_group = taps.reshape(groups, -1, taps.shape[1])
-        return np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).ravel()
-    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        total: Array = np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).ravel()
+        return total
+    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1:
         error = error.T
     if node.op_type not in ("Gemm", "MatMul") or error.ndim != 2 or error.shape[0] != mean.size:
         return None

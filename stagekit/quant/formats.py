@@ -87,7 +87,8 @@ def quantise(values: Array, quantization: Quantization, form: NumberFormat) -> A
     """Stored integers of real values: divide, round half to even, shift, clamp."""
     scale, zero = _broadcast(quantization, values.ndim)
     stored = np.rint(values.astype(np.float64) / scale) + zero
-    return np.clip(stored, form.low, form.high).astype(DTYPES[form.dtype])
+    integers: Array = np.clip(stored, form.low, form.high).astype(DTYPES[form.dtype])
+    return integers
 
 
 def dequantise(stored: Array, quantization: Quantization) -> Array:

@@ -57,8 +57,8 @@ def entropy(statistics: Statistics, form: NumberFormat, parameter: float) -> Ran
     from onnxruntime.quantization.calibrate import HistogramCollector
 
     reach = max(-statistics.minimum, statistics.maximum)
-    if reach == 0.0:
-        return 0.0, 0.0
+    if statistics.minimum == statistics.maximum:
+        return statistics.minimum, statistics.maximum  # a single value: any threshold diverges equally
     one_sided = form.low == 0 and statistics.minimum >= 0
     levels = 255 if one_sided else 127
     counts, edges = _zoomed(statistics, reach)

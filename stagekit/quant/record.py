@@ -255,7 +255,7 @@ def _unpacked(content: bytes, tensors: Sequence[TensorEntry], path: Path) -> dic
     means, reaches = np.split(rows["channel_mean"], ends), np.split(rows["channel_reach"], ends)
     found: dict[str, Statistics] = {}
     for index, tensor in enumerate(tensors):
-        extremes = [float(v) for v in rows["extremes"][index]]
+        low, high, average_low, average_high = (float(v) for v in rows["extremes"][index])
         facts = (int(rows["frames"][index]), int(rows["exponent"][index]), rows["counts"][index])
-        found[tensor.hash] = Statistics(*extremes, *facts, means[index], reaches[index])  # type: ignore[arg-type]
+        found[tensor.hash] = Statistics(low, high, average_low, average_high, *facts, means[index], reaches[index])
     return found

@@ -1,15 +1,15 @@
 """Real devices for a scheduler: threads that take batches, run them on lanes and bring back what came of them.
 
 A device has as many threads as batches it may have in flight. Decisions are made under one lock, engine calls
-outside it. A lane that can run in its caller's thread does (``run``): between two stages there is then no
-change of threads.
+outside it. A lane that can run in its caller's thread does (``run``), and a caller who waits for an answer runs
+batches himself meanwhile: a single request then sees no change of threads from its first stage to its last.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from stagekit.errors import Cancelled, EngineError, UsageError
@@ -70,8 +70,9 @@ class Driver:
         self._mending = threading.Lock()
         self._idle = dict.fromkeys(scheduler.devices, 0)
         self._woken = {name: threading.Condition(self._lock) for name in scheduler.devices}
+        self._slots = {n: [_Slot(self, i) for i in reversed(range(d.depth))] for n, d in scheduler.devices.items()}
         self._threads = [
-            threading.Thread(target=_Worker(self, device, slot).loop, name=f"{name}-{slot}", daemon=True)
+            threading.Thread(target=self._serve, args=(device,), name=f"{name}-{slot}", daemon=True)
             for name, device in scheduler.devices.items()
             for slot in range(device.depth)
         ]
@@ -123,12 +124,15 @@ class Driver:
         deadline: float | None = None,
         priority: int = 0,
         admitted: bool = False,
+        waits: bool = False,
     ) -> Request:
         """Takes a request; ``done`` is called when it is answered, maybe before this returns.
 
         Args:
             deadline: seconds from now.
             admitted: it belongs to one that was let in already.
+            waits: the caller has nothing else to do: batches are run in this thread until the request is
+                answered or there is nothing to start.
 
         Raises:
             Overloaded: there are too many in flight.
@@ -147,8 +151,16 @@ class Driver:
             request = self._scheduler.submit(
                 frame, tasks, now, None if deadline is None else now + deadline, priority, done
             )
+            running = self._start(self._scheduler.devices.values()) if waits else None
             finished = self._after()
         _deliver(finished)
+        while running is not None:
+            running.execute()
+            with self._lock:
+                self._take_back(running)
+                running = None if request.done else self._start(self._scheduler.devices.values())
+                finished = self._after()
+            _deliver(finished)
         return request
 
     def cancel(self, request: Request) -> bool:
@@ -186,34 +198,55 @@ class Driver:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _serve(self, device: DeviceQueue) -> None:
+        """A thread of a device: runs batches until the driver is closed."""
+        running: _Running | None = None
+        while True:
+            if running is not None:
+                running.execute()
+            with self._lock:
+                if running is not None:
+                    self._take_back(running)
+                running = self._start((device,))
+                finished = self._after()
+                if running is None and not finished:
+                    if self._closed:
+                        return
+                    self._rest(device)
+            _deliver(finished)
+
+    def _start(self, devices: Iterable[DeviceQueue]) -> _Running | None:
+        """Under the lock: a batch to run, and a slot to run it in."""
+        for device in devices:
+            batch = self._scheduler.next_batch(device, self.clock())
+            if batch is not None:
+                return _Running(batch, self._slots[device.name].pop())
+        return None
+
+    def _take_back(self, running: _Running) -> None:
+        """Under the lock: what came of a batch, and its slot."""
+        self._slots[running.batch.queue.device.name].append(running.slot)
+        self._scheduler.complete(running.batch, running.outcomes, running.ended)
+
     def _after(self) -> list[Request]:
         """Under the lock, after anything happened: wakes who has something to do, returns whom to tell."""
         for name, idle in self._idle.items():
-            if idle and self._scheduler.devices[name].heap:
-                self._woken[name].notify()
+            if idle:
+                device = self._scheduler.devices[name]
+                if device.heap and device.in_flight < device.depth:
+                    self._woken[name].notify()
         finished = self._scheduler.finished
         if finished:
             self._scheduler.finished = []
             self._admission.observe(len(finished), self._scheduler.devices.values())
         return finished
 
-    def _next(
-        self, device: DeviceQueue, before: Batch | None, outcomes: Sequence[Value | Exception], ended: float
-    ) -> tuple[Batch | None, list[Request], bool]:
-        """A worker's turn: brings back a batch, takes the next; a list of the answered, and whether to stop."""
-        with self._lock:
-            scheduler = self._scheduler
-            if before is not None:
-                scheduler.complete(before, outcomes, ended)
-            while True:
-                batch = scheduler.next_batch(device, self.clock())
-                finished = self._after()
-                if batch is not None or finished or self._closed:
-                    return batch, finished, self._closed and batch is None
-                deadline = scheduler.next_deadline
-                self._idle[device.name] += 1
-                self._woken[device.name].wait(None if deadline is None else max(0.0, deadline - self.clock()))
-                self._idle[device.name] -= 1
+    def _rest(self, device: DeviceQueue) -> None:
+        """Under the lock: waits until there may be something to do."""
+        deadline = self._scheduler.next_deadline
+        self._idle[device.name] += 1
+        self._woken[device.name].wait(None if deadline is None else max(0.0, deadline - self.clock()))
+        self._idle[device.name] -= 1
 
     def _mend(self, digest: str, failed: Engine) -> Engine | None:
         """An engine in the place of one that failed: opened again once, ``None`` after that."""
@@ -239,34 +272,35 @@ class Driver:
                 self._scheduler.remove(entry.task)
 
 
-class _Worker:
-    """One batch in flight on a device, and the lanes that it runs on."""
+class _Running:
+    """A batch in a slot, and what came of it."""
 
-    def __init__(self, driver: Driver, device: DeviceQueue, slot: int) -> None:
-        self._driver = driver
-        self._device = device
-        self._slot = slot
+    __slots__ = ("batch", "ended", "outcomes", "slot")
+
+    def __init__(self, batch: Batch, slot: _Slot) -> None:
+        self.batch = batch
+        self.slot = slot
+        self.outcomes: Sequence[Value | Exception] = ()
+        self.ended = 0.0
+
+    def execute(self) -> None:
+        driver = self.slot.driver
+        begun = driver.clock()
+        self.outcomes = self.slot.run(self.batch)
+        self.ended = driver.clock()
+        if driver.recorder is not None:
+            driver.recorder.add(self.batch, self.slot.number, begun, self.ended)
+
+
+class _Slot:
+    """Room for one batch in flight on a device: lanes that no other batch uses meanwhile."""
+
+    def __init__(self, driver: Driver, number: int) -> None:
+        self.driver = driver
+        self.number = number
         self._lanes: dict[str, tuple[Engine, Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]]] = {}
 
-    def loop(self) -> None:
-        driver, device = self._driver, self._device
-        batch: Batch | None = None
-        outcomes: Sequence[Value | Exception] = ()
-        ended = 0.0
-        while True:
-            batch, finished, stop = driver._next(device, batch, outcomes, ended)
-            if finished:
-                _deliver(finished)
-            if stop:
-                return
-            if batch is not None:
-                begun = driver.clock()
-                outcomes = self._run(batch)
-                ended = driver.clock()
-                if driver.recorder is not None:
-                    driver.recorder.add(batch, self._slot, begun, ended)
-
-    def _run(self, batch: Batch) -> Sequence[Value | Exception]:
+    def run(self, batch: Batch) -> Sequence[Value | Exception]:
         """The outputs of each work of a batch, or why there are none."""
         queue, works = batch.queue, batch.works
         count = len(works)
@@ -274,7 +308,7 @@ class _Worker:
             size = 1 if queue.sizes[0] == 1 == count else next(n for n in queue.sizes if n >= count)
             inputs, copied = gather([work.taken() for work in works], size)
             if copied:
-                self._driver._gathered += copied
+                self.driver._gathered += copied
             outputs = self._call(queue.digest, inputs, size, alone=count == 1)
             results = split(outputs, count, size)
         except Exception as error:  # whatever a vendor's runtime raises is this batch's failure and nobody else's
@@ -287,30 +321,31 @@ class _Worker:
         return results
 
     def _call(self, digest: str, inputs: Sequence[Buffer], size: int, alone: bool) -> tuple[Buffer, ...]:
-        driver = self._driver
+        driver = self.driver
         engine = driver._engines[digest]
         try:
             return self._lane(digest, engine)(inputs, size)
         except UsageError:
             raise
-        except Exception:
+        except Exception as error:
             if not alone:  # each of its works will run alone, and show whether the engine is dead
                 raise
-            try:
-                fresh = driver._mend(digest, engine)
-                if fresh is not None:
-                    return self._lane(digest, fresh)(inputs, size)
-            except Exception as again:
-                error = again
-            driver._give_up(digest, error)
-            raise error from None
+            last = error
+        try:
+            fresh = driver._mend(digest, engine)
+            if fresh is not None:
+                return self._lane(digest, fresh)(inputs, size)
+        except Exception as error:
+            last = error
+        driver._give_up(digest, last)
+        raise last
 
     def _lane(self, digest: str, engine: Engine) -> Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]:
-        """How to call an engine on a lane that is this worker's own."""
+        """How to call an engine on a lane that is this slot's own."""
         found = self._lanes.get(digest)
         if found is None or found[0] is not engine:
-            if len(self._lanes) > 2 * len(self._driver._engines):
-                open_now = self._driver._engines
+            if len(self._lanes) > 2 * len(self.driver._engines):
+                open_now = self.driver._engines
                 self._lanes = {d: lane for d, lane in self._lanes.items() if d in open_now}
             lane: Lane = engine.lane()
             run = getattr(lane, "run", None) or (lambda inputs, size: lane.submit(inputs, size).wait())

@@ -8,9 +8,10 @@ from enum import IntEnum
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
-from stagekit.data.folder import Folder
+from stagekit.data.dataset import Dataset
 from stagekit.data.geometry import Geometry
 from stagekit.data.images import Pixels
 from stagekit.tune.augment import Augment
@@ -23,14 +24,14 @@ class Images:
     """The images of a split with their labels, by position; small sets stay in memory.
 
     Args:
-        folder: the data set.
+        dataset: to read from.
         split: whose images.
         geometry: brings each to the frame first; None leaves them in their own size.
     """
 
-    def __init__(self, folder: Folder, split: str, geometry: Geometry | None) -> None:
-        self.folder, self.geometry = folder, geometry
-        self.stems = folder.stems(split)
+    def __init__(self, dataset: Dataset, split: str, geometry: Geometry | None) -> None:
+        self.dataset, self.geometry = dataset, geometry
+        self.stems = dataset.stems(split)
         self._kept: dict[int, tuple[Pixels, Pixels]] = {}
         self._bytes = 0
 
@@ -40,7 +41,7 @@ class Images:
     def __getitem__(self, position: int) -> tuple[Pixels, Pixels]:
         if position in self._kept:
             return self._kept[position]
-        _, image, labels = self.folder.read(self.stems[position])
+        _, image, labels = self.dataset.read(self.stems[position])
         if self.geometry is not None:
             image, labels = self.geometry.apply(image)[0], self.geometry.apply_to_labels(labels)
         if self._bytes + image.nbytes + labels.nbytes <= MEMORY:
@@ -83,7 +84,7 @@ class Order:
         return int(self._permutation[place])
 
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
+class Batches(TorchDataset[tuple[Tensor, Tensor]]):
     """Batch ``index``: frames uint8 (batch, height, width, 3) and labels uint8 (batch, height, width)."""
 
     def __init__(self, images: Images, augment: Augment, batch: int, seed: int) -> None:

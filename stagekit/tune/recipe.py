@@ -50,10 +50,11 @@ class BackboneSection(Section):
 
 
 class DataSection(Section):
-    """``[data]``: a folder laid out as :mod:`stagekit.data.folder` says, and which split is for what.
+    """``[data]``: a data set, and which split is for what.
 
     Attributes:
         folder: of the data set.
+        kind: how it is laid out: ``folder`` as :mod:`stagekit.data.folder` says, or as docs/datasets.md says.
         train: learned from.
         val: chooses the best checkpoint; empty for none (the last one is kept).
         test: scored once, at the end; empty for none.
@@ -61,6 +62,7 @@ class DataSection(Section):
     """
 
     folder: Path
+    kind: str = "folder"
     train: str = "train"
     val: str = "val"
     test: str = "test"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from stagekit.bundle.manifest import Metric
-from stagekit.data.folder import Folder
+from stagekit.data.dataset import Dataset
 from stagekit.data.images import Pixels
 from stagekit.data.metrics import Confusion
 
@@ -15,32 +15,32 @@ Predict = Callable[[Pixels], Pixels]
 
 
 def score(
-    folder: Folder, split: str, predict: Predict, progress: Callable[[int, int], object] = lambda done, total: None
+    dataset: Dataset, split: str, predict: Predict, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> Confusion:
     """Predicts every image of a split and counts pixels in the image's own size.
 
-    A session is scored by the same code: ``score(folder, "test", lambda image: session.run(image)["water"])``.
+    A session is scored by the same code: ``score(dataset, "test", lambda image: session.run(image)["water"])``.
 
     Args:
         progress: called with (images done, images in all).
     """
-    confusion = Confusion(len(folder.classes.names))
-    stems = folder.stems(split)
+    confusion = Confusion(len(dataset.classes.names))
+    stems = dataset.stems(split)
     for done, stem in enumerate(stems, start=1):
-        sample = folder.read(stem)
+        sample = dataset.read(stem)
         confusion.update(predict(sample.image), sample.mask)
         progress(done, len(stems))
     return confusion
 
 
-def metrics(confusion: Confusion, folder: Folder, split: str, data: str) -> tuple[Metric, ...]:
+def metrics(confusion: Confusion, dataset: Dataset, split: str, data: str) -> tuple[Metric, ...]:
     """mIoU, mean Dice and pixel accuracy for a manifest, 0 to 1 each."""
-    images = len(folder.stems(split))
+    images = len(dataset.stems(split))
 
     def metric(name: str, value: float, per_class: Mapping[str, float | None] | None = None) -> Metric:
         return Metric(name=name, value=value, data=data, split=split, images=images, per_class=dict(per_class or {}))
 
-    names = folder.classes.names
+    names = dataset.classes.names
     iou = {n: None if math.isnan(v) else float(v) for n, v in zip(names, confusion.iou(), strict=True)}
     dice = {n: None if math.isnan(v) else float(v) for n, v in zip(names, confusion.dice(), strict=True)}
     known = [v for v in dice.values() if v is not None]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest
-from stagekit.data.folder import Folder
+from stagekit.data.dataset import Dataset
 from stagekit.data.geometry import Geometry
+from stagekit.data.layouts import open_dataset
 from stagekit.errors import VerificationFailed
 from stagekit.models.backbone import Backbone
 from stagekit.models.counts import parameters
@@ -63,15 +64,15 @@ def tune(
         KeyboardInterrupt: after SIGINT, once a checkpoint is written.
     """
     progress("checking the data set")
-    folder = Folder.open(recipe.data.folder)
-    folder.check(lambda done, total: progress(f"checking the data set: {done} of {total}"))
-    frequencies = folder.class_frequencies(recipe.data.train)
+    dataset = open_dataset(recipe.data.kind, recipe.data.folder)
+    dataset.check(lambda done, total: progress(f"checking the data set: {done} of {total}"))
+    frequencies = dataset.class_frequencies(recipe.data.train)
     progress("building the network")
     if backbone is None:
         backbone = create_backbone(recipe.backbone, recipe.method, recipe.train.seed)
     before = backbone_id(backbone)
     network = create_network(recipe, backbone, len(frequencies), torch.from_numpy(frequencies).float())
-    at = train(network, recipe, folder, frequencies, output.with_suffix(".tuning"), resume, progress, watch)
+    at = train(network, recipe, dataset, frequencies, output.with_suffix(".tuning"), resume, progress, watch)
     network.cpu().requires_grad_(False)
     after = backbone_id(backbone)
     if recipe.method.frozen and after != before:
@@ -79,14 +80,14 @@ def tune(
             f"the frozen backbone changed while tuning: its id was {before[:16]}, now it is {after[:16]}",
             where=recipe.task.name,
         )
-    scores = final_scores(network, recipe, folder, progress)
-    return _write(network, recipe, folder, frequencies, output, after, at, scores, progress)
+    scores = final_scores(network, recipe, dataset, progress)
+    return _write(network, recipe, dataset, frequencies, output, after, at, scores, progress)
 
 
 def train(
     network: PromptedNetwork,
     recipe: Recipe,
-    folder: Folder,
+    dataset: Dataset,
     frequencies: np.ndarray[Any, np.dtype[np.float64]],
     run: Path,
     resume: bool = False,
@@ -100,15 +101,15 @@ def train(
     weights = class_weights(recipe.train.class_weights, torch.from_numpy(frequencies).float())
 
     def miou() -> float:
-        return score(folder, recipe.data.val, predict).miou()
+        return score(dataset, recipe.data.val, predict).miou()
 
     return learn(
         network,
         recipe,
-        create_source(network, recipe, folder, device, progress),
+        create_source(network, recipe, dataset, device, progress),
         miou if recipe.data.val else None,
         run,
-        data=folder.digest(),
+        data=dataset.digest(),
         class_weights=None if weights is None else weights.to(device),
         resume=resume,
         watch=watch,
@@ -116,12 +117,12 @@ def train(
 
 
 def create_source(
-    network: PromptedNetwork, recipe: Recipe, folder: Folder, device: torch.device, progress: Progress = silent
+    network: PromptedNetwork, recipe: Recipe, dataset: Dataset, device: torch.device, progress: Progress = silent
 ) -> Source:
     """Batches of the training split: frames, or cached features where the recipe allows them."""
     options, size = recipe.train, network.backbone.size
     geometry = None if options.augment.crop else Geometry(*size)
-    images = Images(folder, recipe.data.train, geometry)
+    images = Images(dataset, recipe.data.train, geometry)
     red, green, blue = (round(level) for level in network.backbone.preprocessing.mean)
     augment = Augment(options.augment, size, (red, green, blue))
     variants = variants_to_cache(options, recipe.method.frozen)
@@ -146,7 +147,7 @@ def create_source(
 
 
 def final_scores(
-    network: PromptedNetwork, recipe: Recipe, folder: Folder, progress: Progress = silent
+    network: PromptedNetwork, recipe: Recipe, dataset: Dataset, progress: Progress = silent
 ) -> tuple[Metric, ...]:
     """Metrics of the tuned network on ``val`` and, this once, on ``test``."""
     predict = predictor(network, recipe.evaluate)
@@ -154,14 +155,14 @@ def final_scores(
     for split in (recipe.data.test, recipe.data.val):
         if split:
             progress(f"scoring on {split}")
-            found += metrics(score(folder, split, predict), folder, split, recipe.data.folder.name)
+            found += metrics(score(dataset, split, predict), dataset, split, recipe.data.folder.name)
     return found
 
 
 def _write(
     network: PromptedNetwork,
     recipe: Recipe,
-    folder: Folder,
+    dataset: Dataset,
     frequencies: np.ndarray[Any, np.dtype[np.float64]],
     output: Path,
     identity: str,
@@ -169,7 +170,7 @@ def _write(
     scores: tuple[Metric, ...],
     progress: Progress,
 ) -> TaskManifest:
-    classes = folder.classes
+    classes = dataset.classes
     learned = parameters(network.head) + parameters(network.spms)
     if not recipe.method.frozen:
         learned += parameters(network.backbone)

@@ -207,7 +207,7 @@ def quantized_multiplier(factor: float, bits: int = 31) -> tuple[int, int]:
     multiplier = int(Fraction(significand) * 2**bits + Fraction(1, 2))
     if multiplier == 2**bits:
         multiplier, exponent = multiplier // 2, exponent + 1
-    if exponent < -bits:
+    if exponent < -31:
         return 0, bits
     return (multiplier if factor > 0 else -multiplier), bits - exponent
 

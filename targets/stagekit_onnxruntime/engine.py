@@ -79,6 +79,19 @@ class OrtLane:
             raise EngineError("the engine is closed", where=self._engine.name) from error
         return ThreadCall(self._engine.name, future)
 
+    def run(self, inputs: Sequence[Buffer], batch: int) -> tuple[Buffer, ...]:
+        """A call in the calling thread: nothing has to wake up and nothing to be waited for.
+
+        Raises:
+            EngineError, UsageError: as :meth:`submit`.
+        """
+        session = self._engine.session
+        check_call(self._engine, self._engine.name, inputs, batch)
+        try:
+            return self._run(session, tuple(inputs), batch)
+        except Exception as error:
+            raise EngineError(f"the call failed: {error}", where=self._engine.name) from error
+
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 

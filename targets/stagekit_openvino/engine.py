@@ -76,6 +76,19 @@ class OvLane:
             raise EngineError("the engine is closed", where=self._engine.name) from error
         return ThreadCall(self._engine.name, future)
 
+    def run(self, inputs: Sequence[Buffer], batch: int) -> tuple[Buffer, ...]:
+        """A call that the calling thread waits for: between two of them no other thread has to wake up.
+
+        Raises:
+            EngineError, UsageError: as :meth:`submit`.
+        """
+        _ = self._engine.compiled
+        check_call(self._engine, self._engine.name, inputs, batch)
+        try:
+            return self._run(tuple(inputs), batch)
+        except Exception as error:
+            raise EngineError(f"the call failed: {error}", where=self._engine.name) from error
+
     def close(self) -> None:
         self._thread.shutdown(wait=True)
         self._requests = {}

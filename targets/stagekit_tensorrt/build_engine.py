@@ -192,10 +192,10 @@ def _configure(trt: Any, options: Any, config: dict[str, Any], row: Differences)
             options.set_compute_capability(getattr(trt.ComputeCapability, f"SM{number}"), index)
 
 
-def _add_profile(builder: Any, options: Any, shapes: dict[str, list[list[int]]]) -> None:
+def _add_profile(vendor_builder: Any, options: Any, shapes: dict[str, list[list[int]]]) -> None:
     if not shapes:
         return
-    profile = builder.create_optimization_profile()
+    profile = vendor_builder.create_optimization_profile()
     for name, (least, usual, most) in shapes.items():
         profile.set_shape(name, least, usual, most)
     if options.add_optimization_profile(profile) < 0:

@@ -9,6 +9,7 @@ from typing import Any
 from stagekit.errors import UsageError, nearest
 from stagekit.graph import TensorSpec
 from stagekit.graph.shapes import BATCH
+from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Option, Profile
 
 OPTIONS: Mapping[str, Option] = {
@@ -23,6 +24,7 @@ OPTIONS: Mapping[str, Option] = {
     "rest": Option(str, "what an int8 graph leaves in floating point: f32 (default), fp16 or bf16"),
     "timing_cache": Option(bool, "keep kernel timings in the store; true; TensorRT only", affects_engine=False),
     "time_limit": Option(int, "seconds that one build may take; 3600", affects_engine=False),
+    **SCHEME_OPTIONS,
 }
 
 BUILDERS = ("auto", "tensorrt", "tensorrt-rtx")

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnx_ir as ir
 
 from stagekit.errors import CompileError
-from stagekit.graph import Graph
+from stagekit.graph import Graph, from_proto
 from stagekit.graph.fingerprint import in_order
+from stagekit.graph.shapes import inferred
 
 FLOAT = ir.DataType.FLOAT
 
@@ -45,7 +47,7 @@ NORMALISING = frozenset({"Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze",
 """Steps from integer pixels to normalised ones, if nothing but constants comes in beside them."""
 
 CHANGED_SINCE_18 = frozenset({"GridSample", "DFT"})
-"""Operators that mean something else, or say it differently, in opset 22 than in 18."""
+"""Operators whose attributes take other values in opset 22 than in 18."""
 
 
 def in_half(graph: Graph, precision: str) -> Graph:
@@ -183,22 +185,33 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
 
 
 def _at_opset(graph: Graph, least: int) -> Graph:
-    """The graph with an opset of at least ``least``: between 18 and 22 most operators only gained types.
+    """The graph with an opset of at least ``least``; onnx's own converter rewrites the operators that changed.
 
     Raises:
-        CompileError: it holds one that changed.
+        CompileError: it cannot.
     """
-    if graph.body.opset_imports[""] >= least:
+    opset = graph.body.opset_imports[""]
+    if opset >= least:
         return graph
-    changed = next((node for node in graph.body if node.op_type in CHANGED_SINCE_18), None)
-    if changed is not None or graph.body.opset_imports[""] < 13:
-        what = f"node {changed.name!r} ({changed.op_type})" if changed is not None else "the graph"
+    if all(_only_gained_types(node, opset, least) for node in graph.body):
+        model = graph.edit()
+        model.graph.opset_imports[""] = least
+        model.ir_version = max(model.ir_version or 0, 10)
+        return graph.with_model(model)
+    try:
+        converted = onnx.version_converter.convert_version(graph.proto(), least)
+    except Exception as error:  # the converter raises whatever its C++ side throws
         raise CompileError(
-            f"{what} is written for opset {graph.body.opset_imports['']}, this precision needs {least}",
+            f"it is written for opset {opset}, this precision needs {least}: {error}",
             where=graph.source,
             remedy=f"export with opset {least}",
-        )
-    model = graph.edit()
-    model.graph.opset_imports[""] = least
-    model.ir_version = max(model.ir_version or 0, 10)
-    return graph.with_model(model)
+        ) from error
+    return inferred(graph.with_model(from_proto(converted, graph.source).model))
+
+
+def _only_gained_types(node: ir.Node, opset: int, least: int) -> bool:
+    """Whether a node means the same in both opsets as it is written."""
+    if node.op_type in CHANGED_SINCE_18 or node.domain not in ("", "ai.onnx"):
+        return node.domain not in ("", "ai.onnx")
+    old, new = (onnx.defs.get_schema(node.op_type, version) for version in (opset, least))
+    return set(node.attributes) <= set(new.attributes) and len(old.inputs) == len(new.inputs)

@@ -26,7 +26,7 @@ import numpy as np
 
 from stagekit.build.kit import WantedEngine
 from stagekit.target import Profile, Progress
-from stagekit_tensorrt import build_engine, child, gpu, reference
+from stagekit_tensorrt import child, reference
 from stagekit_tensorrt.lint import refuse
 from stagekit_tensorrt.typed import plan
 
@@ -52,8 +52,8 @@ def write_kit(folder: Path, wanted: Sequence[WantedEngine], profile: Profile, pr
         commands.append(trtexec_command(name, request["config"]))
     manifest = {"schema": SCHEMA, "profile": profile.to_dict(), "graphs": entries}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for module in (build_engine, gpu):
-        shutil.copyfile(module.__file__, folder / Path(module.__file__).name)
+    for name in ("build_engine.py", "gpu.py"):
+        shutil.copyfile(Path(__file__).with_name(name), folder / name)
     script = folder / "build_with_trtexec.sh"
     script.write_text("\n".join([SCRIPT_HEAD, *commands, ""]), encoding="utf-8")
     script.chmod(0o755)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stagekit.data.overlay import contours, legend, overlay, paint, side_by_side, stacked
+from stagekit.data.overlay import contours, legend, overlay, paint, side_by_side, stacked, titles
 from stagekit.data.palette import VOID, default_palette
 from stagekit.errors import ImageError
 
@@ -76,3 +76,12 @@ def test_images_are_arranged_on_white() -> None:
     assert np.array_equal(column[4:], large)
     with pytest.raises(ImageError):
         side_by_side([])
+
+
+def test_titles_stand_over_their_columns() -> None:
+    strip = titles(["first", "second"], [60, 40], gap=4)
+    assert strip.shape == (18, 104, 3)
+    dark = (strip.min(axis=2) < 128).any(axis=0)
+    assert dark[:60].any()
+    assert not dark[58:64].any()
+    assert dark[64:].any()

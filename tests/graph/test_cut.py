@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_a_cut_names_all_that_crosses_or_the_error_does(
     try:
         cut(graph, [[name]])
     except GraphError as error:
-        assert "also crossed by" in error.what or "lies before" in error.what  # noqa: PT017
+        assert "also crossed by" in error.what or "lies before" in error.what
     else:
         pytest.fail("the tensor does not cross alone")
 
@@ -105,7 +105,7 @@ def test_balanced_cuts_make_the_largest_segment_as_small_as_it_can_be(steps: lis
 
     def largest(cuts: Iterable[int]) -> int:
         borders = [0, *cuts, total]
-        return max(b - a for a, b in zip(borders, borders[1:], strict=False))
+        return max(b - a for a, b in pairwise(borders))
 
     if len(usable) < stages - 1:
         with pytest.raises(UsageError, match=f"{stages} stages need {stages - 1} places"):
@@ -196,7 +196,9 @@ def test_a_second_input_that_joins_later_leaves_no_single_crossing_before_it(bui
 
 
 def test_an_output_that_is_given_early_crosses_every_later_cut(build: Build) -> None:
-    graph = inferred(build("g (float[3] x) => (float[3] m, float[3] y) { a = Relu(x)  m = Abs(a)  b = Neg(a)  y = Exp(b) }"))
+    graph = inferred(
+        build("g (float[3] x) => (float[3] m, float[3] y) { a = Relu(x)  m = Abs(a)  b = Neg(a)  y = Exp(b) }")
+    )
     assert [c.tensor for c in candidates(graph)] == ["a"]
     with pytest.raises(GraphError, match="also crossed by"):
         cut(graph, [["b"]])
@@ -220,7 +222,8 @@ def test_constants_are_repeated_in_each_segment_that_needs_them(build: Build) ->
 def test_a_tensor_that_a_branch_reads_behind_the_cut_crosses_it(build: Build) -> None:
     text = """g (float[3] x) => (float[3] y)
     { a = Relu(x)  b = Neg(a)  s = ReduceSum<keepdims = 0>(b)  c = Cast<to = 9>(s)
-      y = If<then_branch = t () => (float[3] u) { u = Abs(a) }, else_branch = e () => (float[3] v) { v = Exp(b) }>(c) }"""
+      y = If<then_branch = t () => (float[3] u) { u = Abs(a) },
+             else_branch = e () => (float[3] v) { v = Exp(b) }>(c) }"""
     graph = inferred(build(text))
     assert [c.tensor for c in candidates(graph)] == ["a"]
     with pytest.raises(GraphError, match="the cut at b is also crossed by a"):
@@ -232,7 +235,9 @@ def test_a_tensor_that_a_branch_reads_behind_the_cut_crosses_it(build: Build) ->
 
 
 def test_a_random_tensor_is_no_constant(build: Build) -> None:
-    text = "g (float[3] x) => (float[3] y) { r = RandomNormal<shape = [3]>()  a = Add(x, r)  b = Relu(a)  y = Add(b, r) }"
+    text = (
+        "g (float[3] x) => (float[3] y) { r = RandomNormal<shape = [3]>()  a = Add(x, r)  b = Relu(a)  y = Add(b, r) }"
+    )
     with pytest.raises(GraphError, match="also crossed by r"):
         cut(inferred(build(text)), [["b"]])
 

@@ -123,7 +123,12 @@ def test_spelling_does_not_count(model: onnx.ModelProto, respell: Callable[[onnx
 def test_where_weights_are_stored_does_not_count(model: onnx.ModelProto, tmp_path: Path) -> None:
     before = fingerprint(model)
     onnx.save_model(
-        model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0, convert_attribute=True
+        model,
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        location="m.data",
+        size_threshold=0,
+        convert_attribute=True,
     )
     assert (tmp_path / "m.data").stat().st_size >= W.nbytes
     assert load(tmp_path / "m.onnx").fingerprint == before

@@ -47,6 +47,7 @@ def test_mistakes_are_messages_with_exit_codes(file: Path, capsys: pytest.Captur
         ([str(file), "--set", "train.iteration=3"], 2, "did you mean 'iterations'?"),
         ([str(file), "--data", str(file.parent / "none")], 4, "classes.json"),
         ([str(file), "--set", "backbone.name=lite1"], 2, "lite0"),
+        ([str(file), "--set", "data.kind=folders"], 2, "did you mean 'folder'?"),
     ):
         with pytest.raises(SystemExit) as caught:
             main(["tune", *arguments])

@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stagekit.data.classes import Classes
-from stagekit.data.dataset import Sample, class_frequencies, digest, reading_problems, refuse
+from stagekit.data.dataset import LISTED, Sample, class_frequencies, digest, reading_problems, refuse
 from stagekit.data.images import is_image_name, read_image
 from stagekit.data.layouts.layout import Layout, Place, names
 from stagekit.errors import DatasetError, ImageError, StagekitError
@@ -193,17 +192,24 @@ class Published:
                 remedy=f"did you mean {', '.join(near)}?" if near else "list them with stems()",
             )
         if pair.mask is None and masked:
-            raise DatasetError(self._no_mask(stem, pair), where=pair.image, remedy="add its mask, or remove the image")
+            place = self._place(pair)
+            what = self._no_mask(stem, place, self._unclaimed(place))
+            raise DatasetError(what, where=pair.image, remedy="add its mask, or remove the image")
         return pair.image, pair.mask or pair.image
 
-    def _no_mask(self, stem: str, pair: Pair) -> str:
-        place = next(p for p in self.layout.places if self.root / p.images == pair.image.parent)
-        wanted = self.layout.mask_names(stem)
-        free = {n.lower(): n for n in names(self.root / place.masks) if self.layout.mask_stem(n) not in self.pairs}
-        near = get_close_matches(wanted[0], sorted(free), n=1, cutoff=0.8) if len(free) <= _COMPARED else []
-        hint = f"; the nearest is {free[near[0]]}" if near else ""
-        templates = " or ".join(template.format(stem=stem) for template in self.layout.mask)
-        return f"no mask {templates} in {place.masks}/{hint}"
+    def _place(self, pair: Pair) -> Place:
+        return next(place for place in self.layout.places if self.root / place.images == pair.image.parent)
+
+    def _unclaimed(self, place: Place) -> dict[str, str]:
+        """Files among the masks that are no image's, by name in lower case; none if they are many."""
+        there = [name for name in names(self.root / place.masks) if self.layout.mask_stem(name) not in self.pairs]
+        return {name.lower(): name for name in sorted(there)} if len(there) <= _COMPARED else {}
+
+    def _no_mask(self, stem: str, place: Place, unclaimed: Mapping[str, str]) -> str:
+        near = get_close_matches(self.layout.mask_names(stem)[0], unclaimed, n=1, cutoff=0.8)
+        hint = f"; the nearest is {unclaimed[near[0]]}" if near else ""
+        wanted = " or ".join(template.format(stem=stem) for template in self.layout.mask)
+        return f"no mask {wanted} in {place.masks}/{hint}"
 
     def _listing_problems(self, place: Place) -> list[str]:
         """What the names of the files in a place say."""
@@ -216,10 +222,14 @@ class Published:
             problems.append(
                 f"{place.images}/: {len(strange)} images are not called as expected ({expected}): {_few(strange)}"
             )
+        folder = self.root / place.images
+        alone = [(s, pair) for s, pair in self.pairs.items() if pair.mask is None and pair.image.parent == folder]
+        unclaimed = self._unclaimed(place) if alone else {}
         problems += [
-            f"{pair.image.relative_to(self.root).as_posix()}: {self._no_mask(stem, pair)}"
-            for stem, pair in self.pairs.items()
-            if pair.mask is None and pair.image.parent == self.root / place.images
+            # Likeness takes time: only what is shown is compared.
+            f"{(Path(place.images) / pair.image.name).as_posix()}: "
+            f"{self._no_mask(stem, place, unclaimed if number < LISTED else {})}"
+            for number, (stem, pair) in enumerate(alone)
         ]
         problems += [
             f"{(Path(place.masks) / name).as_posix()}: no image of this stem in {place.images}/"
@@ -237,14 +247,13 @@ class Published:
         )
 
     def _repeated_stems(self) -> list[str]:
-        files = [
-            (stem, f"{place.images}/{name}")
-            for place in self.layout.places
-            for name in sorted(names(self.root / place.images))
-            if (stem := self.layout.image_stem(name)) is not None
-        ]
-        repeated = [stem for stem, count in Counter(stem for stem, _ in files).items() if count > 1]
-        return [f"{stem}: several images of this stem: {_few([f for s, f in files if s == stem])}" for stem in repeated]
+        files: dict[str, list[str]] = {}
+        for place in self.layout.places:
+            for name in sorted(names(self.root / place.images)):
+                if (stem := self.layout.image_stem(name)) is not None:
+                    files.setdefault(stem, []).append(f"{place.images}/{name}")
+        repeated = {stem: found for stem, found in files.items() if len(found) > 1}
+        return [f"{stem}: several images of this stem: {_few(found)}" for stem, found in repeated.items()]
 
 
 @contextmanager

@@ -1,0 +1,161 @@
+"""The fixed-point target: compiles Q/DQ graphs for a described device and emulates them exactly.
+
+An engine is two files: ``program.json`` and ``arrays.npz``. Its bytes depend on the graph and the device's
+arithmetic alone, so that any machine may load it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from stagekit.cpu import usable_cores
+from stagekit.errors import CompileError, EngineError, UsageError
+from stagekit.graph import Graph, Quantization, TensorSpec
+from stagekit.quant.scheme import SCHEME_OPTIONS
+from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
+from stagekit_fixedpoint.device import Device, load_device
+from stagekit_fixedpoint.engine import FixedPointEngine
+from stagekit_fixedpoint.fast import Fast
+from stagekit_fixedpoint.lowering import lower, lowered
+from stagekit_fixedpoint.program import Program, Tensor, pack_arrays
+from stagekit_fixedpoint.report import report
+
+ENGINE_REVISION = 1
+"""Counts changes to what :meth:`FixedPointTarget.compile` writes; enters every key."""
+
+FILES = ("program.json", "arrays.npz")
+
+
+class FixedPointTarget:
+    """Implements :class:`stagekit.target.Target` for integer accelerators that are described, not present."""
+
+    name = "fixedpoint"
+    precisions: tuple[str, ...] = ("int8", "int16")
+    options: Mapping[str, Option] = {
+        **SCHEME_OPTIONS,
+        "device_file": Option(str, "path of a device description; the profile's device names a shipped one"),
+        "threads": Option(int, "threads the emulation computes with; all cores when not set", affects_engine=False),
+    }
+
+    def probe(self) -> Availability:
+        return Availability(True, True, f"engine {ENGINE_REVISION}", devices=("emulated",))
+
+    def toolchain(self, profile: Profile) -> str:
+        return f"fixedpoint engine {ENGINE_REVISION}"
+
+    def device(self, profile: Profile) -> str:
+        return profile.device
+
+    def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
+        return list(lower(graph, device_of(profile)).problems)
+
+    def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
+        """The plain form, and the stored integers where the spec says what they stand for."""
+        if spec.dtype != "float32" or spec.quantization is None:
+            return [replace(spec, quantization=None) if spec.dtype == "float32" else spec]
+        bits = device_of(profile).arithmetic.activation_bits
+        return [replace(spec, quantization=None), replace(spec, dtype="int8" if bits <= 8 else "int16")]
+
+    def compile(
+        self,
+        graph: Graph,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        profile: Profile,
+        workdir: Path,
+        progress: Progress,
+    ) -> EngineBlob:
+        device = device_of(profile)
+        progress(f"fixedpoint lowers {graph.source} to {device.name}")
+        program = lowered(graph, device).program
+        edges = [
+            _edge(spec, program.tensors[name], graph.source)
+            for specs, names in ((inputs, program.inputs), (outputs, program.outputs))
+            for spec, name in zip(specs, names, strict=True)
+        ]
+        (workdir / FILES[0]).write_text(program.to_json(), encoding="utf-8")
+        (workdir / FILES[1]).write_bytes(pack_arrays(program.arrays))
+        metadata = {
+            "toolchain": self.toolchain(profile),
+            "device": self.device(profile),
+            "batches": list(profile.batch),
+            "bytes": [(workdir / name).stat().st_size for name in FILES],
+        }
+        blob = EngineBlob(workdir, FILES, tuple(edges[: len(inputs)]), tuple(edges[len(inputs) :]), metadata)
+        return replace(blob, report=report(program, device).to_dict())
+
+    def load(self, blob: EngineBlob, profile: Profile) -> FixedPointEngine:
+        threads = int(profile.options.get("threads", usable_cores()))
+        if threads < 1:
+            raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
+        _check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        program = load_program(blob.root)
+        batches = tuple(int(b) for b in blob.metadata["batches"])
+        return FixedPointEngine(Fast(program, threads), str(blob.root), blob.inputs, blob.outputs, batches)
+
+
+def device_of(profile: Profile) -> Device:
+    """The device description that a profile names."""
+    named = str(profile.options.get("device_file", profile.device))
+    device = load_device(named, where=f"profile {profile.name}")
+    wanted = "int8" if device.arithmetic.activation_bits <= 8 else "int16"
+    if profile.precision != wanted:
+        raise UsageError(
+            f"precision is {profile.precision!r}, but {device.name} computes in {wanted}", where=f"profile {profile.name}"
+        )
+    return device
+
+
+def load_program(root: Path) -> Program:
+    """The program in an engine's folder.
+
+    Raises:
+        EngineError: a file is damaged.
+    """
+    try:
+        with np.load(root / FILES[1], allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return Program.from_json((root / FILES[0]).read_text(encoding="utf-8"), arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise EngineError(f"the engine is damaged: {error}", where=root, remedy="compile it again") from error
+
+
+def _edge(spec: TensorSpec, tensor: Tensor, source: str) -> TensorSpec:
+    """The edge as it will be: floats, or the program's own integers with their scale."""
+    own = str(tensor.format)
+    if spec.dtype not in ("float32", own):
+        raise CompileError(f"an edge of {spec.dtype} was asked for; it can be float32 or {own}", where=spec.name)
+    have = Quantization((tensor.scale,), (tensor.zero_point,))
+    if spec.dtype == "float32":
+        return replace(spec, quantization=None)
+    if spec.quantization is not None and spec.quantization != have:
+        raise CompileError(f"the edge stands for {spec.quantization}, the graph has {have}", where=spec.name)
+    if tensor.shape != tuple(spec.shape[1:]):
+        raise CompileError(f"the edge has the shape {spec.shape}, the graph's is {tensor.shape}", where=source)
+    return replace(spec, quantization=have)
+
+
+def _check_blob(blob: EngineBlob, expected: Mapping[str, str]) -> None:
+    """Raises EngineError for an engine made by another toolchain or device, or with files missing or cut short."""
+    for key, here in expected.items():
+        made = blob.metadata.get(key)
+        if made != here:
+            raise EngineError(
+                f"the engine was made with {key} {made!r}, here it is {here!r}",
+                where=blob.root,
+                remedy="compile it again for this profile",
+            )
+    for name, size in zip(blob.files, blob.metadata["bytes"], strict=True):
+        path = blob.root / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise EngineError(
+                f"expected {size} bytes, found {'no file' if found is None else found}",
+                where=path,
+                remedy="compile it again",
+            )
