@@ -1,4 +1,4 @@
-"""Check a published data set and write it as the folder that the recipes beside this script read.
+"""Check a published data set and write it as a folder of images, masks and classes.json.
 
     python examples/paper/convert.py vaihingen path/to/release data/vaihingen
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from stagekit.graph import Graph
 from stagekit.quant.formats import Array, dequantise, quantise
-from stagekit.quant.positions import PRODUCTS, Positions, weight_of
+from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.qdq import channel_axis, weight_quantization
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
@@ -36,7 +36,7 @@ def with_corrected_biases(
     for node in [n for n in model.graph if str(n.name) in positions.nodes and n.op_type in PRODUCTS]:
         weight, data = weight_of(node.inputs[1]), node.inputs[0]
         source = positions.tensors.get(str(data.name)) if data is not None else None
-        reader = _bias_reader(node)
+        reader = bias_reader(node)
         if weight is None or source is None or reader is None:
             continue
         rounded = mean_error(node, weight.numpy(), statistics[source].channel_mean, scheme)
@@ -72,14 +72,3 @@ def mean_error(node: ir.Node, weight: Array, mean: Array, scheme: QuantScheme) -
     if node.op_type not in ("Gemm", "MatMul") or error.ndim != 2 or error.shape[0] != mean.size:
         return None
     return np.asarray(mean @ error)
-
-
-def _bias_reader(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """The node and input at which a product's bias comes in."""
-    if node.op_type != "MatMul":
-        return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    users = list(node.outputs[0].uses())
-    if len(users) != 1 or users[0][0].op_type != "Add" or node.outputs[0].is_graph_output():
-        return None
-    other = 1 - users[0][1]
-    return (users[0][0], other) if weight_of(users[0][0].inputs[other]) is not None else None

@@ -88,6 +88,17 @@ def weight_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None if value is None else ir.convenience.get_const_tensor(value)
 
 
+def bias_reader(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The node and input at which a product's bias comes in."""
+    if node.op_type != "MatMul":
+        return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    users = list(node.outputs[0].uses())
+    if len(users) != 1 or users[0][0].op_type != "Add" or node.outputs[0].is_graph_output():
+        return None
+    other = 1 - users[0][1]
+    return (users[0][0], other) if weight_of(users[0][0].inputs[other]) is not None else None
+
+
 def merged_output(node: ir.Node) -> ir.Value:
     """A node's output, or that of the Relu or Clip that alone reads it."""
     value = node.outputs[0]

@@ -14,7 +14,7 @@ from stagekit.graph.fingerprint import in_order
 from stagekit.graph.model import IR_DTYPES
 from stagekit.graph.spec import DTYPES, Quantization
 from stagekit.quant.formats import Array, NumberFormat, quantise
-from stagekit.quant.positions import MOVES, PRODUCTS, Positions, weight_of
+from stagekit.quant.positions import MOVES, PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.scheme import QuantScheme
 
 OPSET = {"int8": 13, "uint8": 13, "int16": 21}
@@ -149,14 +149,23 @@ class _Edit:
             self._weights[key] = dequantised, quantization
         dequantised, quantization = self._weights[key]
         node.replace_input_with(1, dequantised)
-        bias = weight_of(node.inputs[2]) if len(node.inputs) > 2 else None
-        if self.scheme.bias == "float" or bias is None or data is None or not _is_plain_bias(node, bias):
+        if self.scheme.bias == "int32" and data is not None:
+            self._bias(node, data, quantization)
+
+    def _bias(self, node: ir.Node, data: Quantization, weight: Quantization) -> None:
+        """int32 on the scale of the products, as integer kernels add it; a MatMul's is the Add behind it."""
+        reader = bias_reader(node)
+        value = reader[0].inputs[reader[1]] if reader else None
+        bias = weight_of(value)
+        if reader is None or value is None or bias is None or not _is_plain_bias(node, bias):
             return
-        scales = np.broadcast_to(np.asarray(quantization.scale), (bias.size,))
+        if bias.size != len(weight.scale) and len(weight.scale) > 1:
+            return
+        scales = np.broadcast_to(np.asarray(weight.scale), (bias.size,))
         product = Quantization(tuple(float(np.float32(data.scale[0] * s)) for s in scales), (0,) * bias.size, 0)
         form = NumberFormat("int32", symmetric=True)
-        name = f"{node.inputs[2].name}/{node.name}"  # type: ignore[union-attr]  # its constant was just read
-        node.replace_input_with(2, self._constant(name, bias.numpy(), product, form, node))
+        constant = self._constant(f"{value.name}/{node.name}", bias.numpy(), product, form, node)
+        reader[0].replace_input_with(reader[1], constant)
 
     def drop_unused(self) -> None:
         """Float weights that integers replaced."""

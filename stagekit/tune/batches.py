@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from enum import IntEnum
 
@@ -109,5 +110,11 @@ def load(batches: Batches, start: int, end: int, workers: int) -> Iterator[tuple
         sampler=range(start, end),
         num_workers=workers,
         generator=torch.Generator(),
+        worker_init_fn=_leave_interrupts_to_the_loop,
     )
     yield from loader
+
+
+def _leave_interrupts_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal's group; a loader that dies of it would take the checkpoint along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

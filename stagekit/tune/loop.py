@@ -27,6 +27,8 @@ from stagekit.tune.recipe import Recipe
 from stagekit.tune.schedule import create_optimizer, rate_factor, set_rates
 
 LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.csv"
+FLUSH_EVERY = 20
+"""Rows of the log that a crash may lose."""
 COLUMNS = ("step", "loss", "rate", "miou", "seconds")
 
 Input = Tensor | Sequence[Tensor]
@@ -222,6 +224,8 @@ class _Log:
     def write(self, at: Progressed, loss: float, factor: float, *, scored: bool) -> None:
         miou = f"{at.miou:.6f}" if scored and at.miou is not None else ""
         self.pending.append([at.steps, repr(loss), f"{factor:.6f}", miou, f"{at.seconds:.2f}"])
+        if len(self.pending) >= FLUSH_EVERY:
+            self.flush()
 
     def flush(self) -> None:
         with self.path.open("a", newline="", encoding="utf-8") as file:

@@ -6,7 +6,7 @@ is the independent third opinion on a program; :func:`run` computes a whole one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ EXACT = 2**53
 
 def proven(program: Program, step: Step) -> str:
     """Why float64 sums of this step are exact; empty when they need not be."""
+    if isinstance(step, p.Add):
+        exact = not step.constant and not step.left and all(_shifts(r) for r in step.rescales)
+        return "float64 holds aligned sums of two stored values" if exact else ""
     limit = bounds.accumulator(program, step)
     if limit is None or not isinstance(step, p.Convolution | p.Linear | p.Product):
         return ""
@@ -39,20 +42,34 @@ def proven(program: Program, step: Step) -> str:
     return f"sums stay below 2**{reach.bit_length()}, float64 is exact to 2**53" if reach < EXACT // 4 else ""
 
 
-def evaluate(program: Program, step: Step, arrays: list[Array]) -> Array:
-    """A sum of products and its requantisation; the output has its natural type."""
-    inputs = [
-        (x.astype(np.float64) - program.tensors[n].zero_point) if program.tensors[n].zero_point else x.astype(np.float64)
-        for n, x in zip(step.inputs, arrays, strict=True)
-    ]
+def prepare(program: Program, step: Step) -> Callable[[list[Array]], Array]:
+    """The step as a function of its stored inputs, with the weights already in floats."""
+    zeros = [program.tensors[n].zero_point for n in step.inputs]
+
+    def centred(arrays: list[Array]) -> list[Floats]:
+        return [x.astype(np.float64) - z if z else x.astype(np.float64) for x, z in zip(arrays, zeros, strict=True)]
+
     if isinstance(step, p.Convolution):
-        total = _convolution(program, step, inputs[0])
-        return requantized(program, total, step.requantize, 1)
+        total = _convolution(program, step)
+        return lambda arrays: requantized(program, total(centred(arrays)[0]), step.requantize, 1)
     if isinstance(step, p.Linear):
-        total = inputs[0] @ program.arrays[step.weight].astype(np.float64) + program.arrays[step.bias]
-        return requantized(program, total, step.requantize, -1)
+        weight, bias = (program.arrays[n].astype(np.float64) for n in (step.weight, step.bias))
+        return lambda arrays: requantized(program, centred(arrays)[0] @ weight + bias, step.requantize, -1)
+    if isinstance(step, p.Add):
+        factors = [float(r.factors()[0]) for r in step.rescales]
+
+        def add(arrays: list[Array]) -> Array:
+            left, right = centred(arrays)
+            return requantized(program, left * factors[0] + right * factors[1], step.requantize, -1)
+
+        return add
     assert isinstance(step, p.Product)
-    return requantized(program, inputs[0] @ inputs[1], step.requantize, -1)
+
+    def product(arrays: list[Array]) -> Array:
+        left, right = centred(arrays)
+        return requantized(program, left @ right, step.requantize, -1)
+
+    return product
 
 
 def run(program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -61,49 +78,59 @@ def run(program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]:
     for step in program.steps:
         arrays = [values[name] for name in step.inputs]
         if proven(program, step):
-            values[step.output] = evaluate(program, step, arrays)
+            values[step.output] = prepare(program, step)(arrays)
         else:
             wide = {name: a.astype(np.int64) for name, a in zip(step.inputs, arrays, strict=True)}
             values[step.output] = reference.evaluate(program, step, wide)
     return {name: values[name] for name in program.outputs}
 
 
-def _convolution(program: Program, step: p.Convolution, x: Floats) -> Floats:
+def _shifts(rescale: Rescale) -> bool:
+    return rescale.style != "double" and set(rescale.multiplier) == {1} and -24 <= min(rescale.shift) <= max(rescale.shift) <= 0
+
+
+def _convolution(program: Program, step: p.Convolution) -> Callable[[Floats], Floats]:
     """Channels last inside: one matrix product a group over gathered windows, none gathered for 1x1."""
     weight = program.arrays[step.weight].astype(np.float64)
     outs, per_group, kh, kw = weight.shape
-    image = x.transpose(0, 2, 3, 1)
+    flat = weight.reshape(outs, per_group, kh * kw)
+    each = outs // step.groups
+    matrices = [flat[g * each : (g + 1) * each].transpose(2, 1, 0).reshape(-1, each) for g in range(step.groups)]
+    bias = program.arrays[step.bias].astype(np.float64)
+
+    def total(x: Floats) -> Floats:
+        taps = _taps(x.transpose(0, 2, 3, 1), step, (kh, kw))
+        if per_group == 1 and outs == step.groups:
+            result = taps[0] * flat[:, 0, 0]
+            for index, tap in enumerate(taps[1:], 1):
+                result += tap * flat[:, 0, index]
+        else:
+            result = np.empty((*taps[0].shape[:3], outs))
+            for g, matrix in enumerate(matrices):
+                parts = [t[..., g * per_group : (g + 1) * per_group] for t in taps]
+                columns = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+                product = columns.reshape(-1, columns.shape[-1]) @ matrix
+                result[..., g * each : (g + 1) * each] = product.reshape(*taps[0].shape[:3], each)
+        result += bias
+        return result.transpose(0, 3, 1, 2)
+
+    return total
+
+
+def _taps(image: Floats, step: p.Convolution, kernel: tuple[int, int]) -> list[Floats]:
+    """For each place of the kernel, what it sees: (batch, out h, out w, channels) views."""
+    top, left, bottom, right = step.pads
     top, left, bottom, right = step.pads
     if any(step.pads):
         image = np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    sh, sw = step.strides
-    dh, dw = step.dilations
+    (sh, sw), (dh, dw), (kh, kw) = step.strides, step.dilations, kernel
     height = (image.shape[1] - dh * (kh - 1) - 1) // sh + 1
     width = (image.shape[2] - dw * (kw - 1) - 1) // sw + 1
-    taps = [
+    return [
         image[:, i * dh : i * dh + sh * (height - 1) + 1 : sh, j * dw : j * dw + sw * (width - 1) + 1 : sw]
         for i in range(kh)
         for j in range(kw)
     ]
-    flat = weight.reshape(outs, per_group, kh * kw)
-    if per_group == 1 and outs == step.groups:
-        total = taps[0] * flat[:, 0, 0]
-        for index, tap in enumerate(taps[1:], 1):
-            total += tap * flat[:, 0, index]
-    else:
-        total = np.empty((len(x), height, width, outs))
-        each = outs // step.groups
-        for g in range(step.groups):
-            parts = [t[..., g * per_group : (g + 1) * per_group] for t in taps]
-            columns = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.ascontiguousarray(parts[0])
-            matrix = flat[g * each : (g + 1) * each].transpose(2, 1, 0).reshape(-1, each)
-            product = columns.reshape(-1, columns.shape[-1]) @ matrix
-            if step.groups == 1:
-                total = product.reshape(total.shape)
-            else:
-                total[..., g * each : (g + 1) * each] = product.reshape(len(x), height, width, each)
-    total += program.arrays[step.bias]
-    return total.transpose(0, 3, 1, 2)
 
 
 def requantized(program: Program, total: Floats, stage: Requantize, axis: int) -> Array:

@@ -82,6 +82,7 @@ class Machine:
         image_us: time a frame costs outside the array (host call, interrupt), hidden by several threads (fitted).
         element_gops: element-wise work (add, pool) a core does in 1e9 elements a second.
         shared_memory: weights and features share one buffer (NVDLA's CBUF).
+        keeps_features: whether a feature map may wait on the chip for the next layer.
     """
 
     pixels: int
@@ -99,6 +100,7 @@ class Machine:
     image_us: float = 0.0
     element_gops: float = 1.0
     shared_memory: bool = False
+    keeps_features: bool = True
 
     @property
     def macs_per_cycle(self) -> int:

@@ -98,7 +98,10 @@ class Fast:
             return Choice(step.name, kind, "table", f"65536 pairs, from the reference; {why}")
         proof = blas.proven(program, step)
         if proof:
-            self._actions.append(lambda values: _by_blas(program, step, values))
+            compute = blas.prepare(program, step)
+            self._actions.append(
+                lambda values: values.update({step.output: compute([values[n] for n in step.inputs])})
+            )
             return Choice(step.name, kind, "float64", f"{proof}; {why}")
         self._actions.append(lambda values: _by_reference(program, step, values))
         return Choice(step.name, kind, "reference", why)
@@ -115,10 +118,6 @@ def _move(program: Program, step: Step, values: Values) -> None:
 def _by_reference(program: Program, step: Step, values: Values) -> None:
     wide = {name: values[name].astype(np.int64) for name in step.inputs}
     values[step.output] = reference.evaluate(program, step, wide).astype(dtype_of(program.tensors[step.output].format))
-
-
-def _by_blas(program: Program, step: Step, values: Values) -> None:
-    values[step.output] = blas.evaluate(program, step, [values[name] for name in step.inputs])
 
 
 def _is_unary(program: Program, step: Step) -> bool:

@@ -148,9 +148,11 @@ class TrtLane:
             return self._start(inputs, batch)
 
     def close(self) -> None:
+        """Lets calls under way finish and frees the context; whoever waits for a failed call hears of it there."""
         with self._lock:
             while self._in_flight:
-                self._in_flight.popleft().finished.wait()
+                with suppress(EngineError):
+                    self._finish_oldest()
             self.context = None
 
     def __del__(self) -> None:
@@ -196,7 +198,14 @@ class TrtLane:
     def _let_go(self) -> None:
         """Drops what finished calls held; waits for the oldest where too many are under way."""
         while self._in_flight and (self._in_flight[0].done() or len(self._in_flight) >= CALLS_IN_FLIGHT):
-            self._in_flight.popleft().finished.wait()
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        # The call leaves the queue, and lets go of its blocks, when it is done and not before.
+        try:
+            self._in_flight[0].finished.wait()
+        finally:
+            self._in_flight.popleft()
 
 
 def check_call(engine: TrtEngine, inputs: Sequence[Buffer], batch: int) -> None:

@@ -98,13 +98,13 @@ class _Conversion:
         exact = exact_nodes(self.body)
         edges = [(v, v.dtype, str(v.name)) for v in self.body.outputs]
         for node in in_order(self.body):
+            if node.op_type == "Cast":
+                continue
             wanted = FLOAT if id(node) in exact else self.half
             for index in _changeable(node, self.half, self.body.opset_imports[""]):
                 value = node.inputs[index]
                 if value is not None and value.dtype in (FLOAT, self.half):
                     node.replace_input_with(index, self._as(value, wanted, node))
-            if node.op_type == "Cast":
-                continue
             for value in node.outputs:
                 if value.dtype == FLOAT:
                     value.type = ir.TensorType(wanted)  # a new one: copies of a graph share their types

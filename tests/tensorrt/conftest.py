@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from stagekit_tensorrt.installed import installed_version
 
 from stagekit.target import Profile
-from stagekit_tensorrt.installed import installed_version
 
 MakeProfile = Callable[..., Profile]
 

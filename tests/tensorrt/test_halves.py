@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from stagekit_tensorrt import reference
+from stagekit_tensorrt.halves import in_half
 
 from stagekit.errors import CompileError
 from stagekit.graph import Graph
-from stagekit_tensorrt import reference
-from stagekit_tensorrt.halves import in_half
 
 from . import nets
 
@@ -88,7 +88,7 @@ def test_a_half_edge_needs_no_cast() -> None:
 
 
 def test_a_weight_beyond_the_range_of_fp16_is_an_error_that_names_it() -> None:
-    with pytest.raises(CompileError, match="weight 'w' of node 'c_node' holds .*65504") as caught:
+    with pytest.raises(CompileError, match=r"weight 'w' of node 'c_node' holds .*65504") as caught:
         in_half(nets.conv(scale=1e6), "fp16")
     assert "bf16" in str(caught.value)
     in_half(nets.conv(scale=1e6), "bf16")

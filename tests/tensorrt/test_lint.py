@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from stagekit_tensorrt.config import BuildConfig
+from stagekit_tensorrt.lint import lint, refuse
+from stagekit_tensorrt.typed import Plan, plan
 
 from stagekit.errors import CompileError
 from stagekit.graph import Graph
 from stagekit.target import Unsupported
-from stagekit_tensorrt.config import BuildConfig
-from stagekit_tensorrt.lint import lint, refuse
-from stagekit_tensorrt.typed import Plan, plan
 
 from . import nets
 from .conftest import MakeProfile

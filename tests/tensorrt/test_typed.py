@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-
-from stagekit.errors import UsageError
 from stagekit_tensorrt import reference
 from stagekit_tensorrt.config import ShapeRange, build_config
 from stagekit_tensorrt.typed import bytes_cast_first, named, plan
+
+from stagekit.errors import UsageError
 
 from . import nets
 from .conftest import MakeProfile

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections import Counter
 
 import pytest
@@ -51,3 +54,13 @@ def test_one_image_is_augmented_anew_each_time(batches: Batches) -> None:
     numbers = [(n, p) for index in range(6) for n, p in batches.order.places(index) if p == 2]
     first, second = (batches[n // 3][0][n % 3] for n, _ in numbers)
     assert not torch.equal(first, second)
+
+
+def test_loaders_outlive_an_interrupt_that_is_meant_for_the_loop(batches: Batches) -> None:
+    loaded = load(batches, 0, 40, 1)
+    next(loaded)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for _ in range(2):
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(loaded)) == 39

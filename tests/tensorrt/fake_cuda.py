@@ -1,0 +1,170 @@
+"""CUDA and TensorRT on the host, as late as the rules allow.
+
+Work put on a stream is not done until somebody waits for it, and then only as far as needed. So a block that goes
+back to its pool too early, or an event that nobody waits for, shows as a wrong result.
+"""
+
+# ruff: noqa: N815
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class Status(Enum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorNotReady = 600
+
+
+class CopyKind(Enum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+class Stream:
+    """Work in order; ``run`` does the first ``count`` pieces."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.work: list[Callable[[], None]] = []
+        self.done = 0
+
+    def __int__(self) -> int:
+        return self.handle
+
+    def run(self, count: int) -> None:
+        while self.done < count:
+            self.done += 1
+            self.work[self.done - 1]()
+
+
+class FakeEvent:
+    """A place on a stream."""
+
+    def __init__(self) -> None:
+        self.stream: Stream | None = None
+        self.place = 0
+
+    def force(self) -> None:
+        if self.stream is not None:
+            self.stream.run(self.place)
+
+
+class FakeRuntime:
+    """The functions of ``cuda.bindings.runtime`` that the target uses."""
+
+    cudaError_t = Status
+    cudaMemcpyKind = CopyKind
+    cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Array] = {}
+        self.streams: dict[int, Stream] = {}
+        self.copies: list[CopyKind] = []
+
+    def cudaSetDevice(self, index: int) -> tuple[Status]:
+        return (Status.cudaSuccess if index == 0 else Status.cudaErrorInvalidValue,)
+
+    def cudaMalloc(self, nbytes: int) -> tuple[Status, int]:
+        block = np.full(nbytes, 0xAB, np.uint8)
+        self.blocks[block.ctypes.data] = block
+        return Status.cudaSuccess, block.ctypes.data
+
+    cudaMallocHost = cudaMalloc
+
+    def cudaFree(self, address: int) -> tuple[Status]:
+        self.blocks.pop(address)[:] = 0xCD
+        return (Status.cudaSuccess,)
+
+    cudaFreeHost = cudaFree
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Status, Stream]:
+        stream = Stream(1000 + len(self.streams))
+        self.streams[stream.handle] = stream
+        return Status.cudaSuccess, stream
+
+    def cudaStreamDestroy(self, stream: Stream) -> tuple[Status]:
+        return (Status.cudaSuccess,)
+
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Status, FakeEvent]:
+        return Status.cudaSuccess, FakeEvent()
+
+    def cudaEventDestroy(self, event: FakeEvent) -> tuple[Status]:
+        return (Status.cudaSuccess,)
+
+    def cudaEventRecord(self, event: FakeEvent, stream: Stream) -> tuple[Status]:
+        event.stream, event.place = stream, len(stream.work)
+        return (Status.cudaSuccess,)
+
+    def cudaStreamWaitEvent(self, stream: Stream, event: FakeEvent, flags: int) -> tuple[Status]:
+        stream.work.append(event.force)
+        return (Status.cudaSuccess,)
+
+    def cudaEventSynchronize(self, event: FakeEvent) -> tuple[Status]:
+        event.force()
+        return (Status.cudaSuccess,)
+
+    def cudaEventQuery(self, event: FakeEvent) -> tuple[Status]:
+        passed = event.stream is None or event.stream.done >= event.place
+        return (Status.cudaSuccess if passed else Status.cudaErrorNotReady,)
+
+    def cudaStreamSynchronize(self, stream: Stream) -> tuple[Status]:
+        stream.run(len(stream.work))
+        return (Status.cudaSuccess,)
+
+    def cudaMemcpyAsync(
+        self, destination: int, source: int, nbytes: int, kind: CopyKind, stream: Stream
+    ) -> tuple[Status]:
+        self.copies.append(kind)
+        stream.work.append(lambda: ctypes.memmove(destination, source, nbytes) and None)
+        return (Status.cudaSuccess,)
+
+
+class FakeContext:
+    """An ``IExecutionContext`` that computes ``y = function(x)`` on floats."""
+
+    def __init__(self, runtime: FakeRuntime, function: Callable[[Array], Array]) -> None:
+        self._runtime = runtime
+        self._function = function
+        self._address: dict[str, int] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shape
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._address[name] = address
+        return address % 4 == 0
+
+    def execute_async_v3(self, stream: int) -> bool:
+        shape, source, destination = self._shape, self._address["x"], self._address["y"]
+        self._runtime.streams[stream].work.append(lambda: self._compute(shape, source, destination))
+        return True
+
+    def _compute(self, shape: tuple[int, ...], source: int, destination: int) -> None:
+        count = int(np.prod(shape))
+        read = np.ctypeslib.as_array(ctypes.cast(source, ctypes.POINTER(ctypes.c_float)), (count,))
+        written = np.ctypeslib.as_array(ctypes.cast(destination, ctypes.POINTER(ctypes.c_float)), (count,))
+        written[:] = self._function(read.reshape(shape)).ravel()
+
+
+class FakeVendorEngine:
+    """An ``ICudaEngine``."""
+
+    def __init__(self, runtime: FakeRuntime, function: Callable[[Array], Array]) -> None:
+        self._made = (runtime, function)
+
+    def create_execution_context(self) -> FakeContext:
+        return FakeContext(*self._made)
