@@ -43,7 +43,10 @@ def saturation(record: Calibration, seen: Calibration, scheme: QuantScheme) -> l
     found = []
     for tensor, statistics in seen.statistics.items():
         known = record.statistics[tensor]
-        low, high = limits(scheme.activation, quantization_of(known, scheme.activation, record.method))
+        quantization = quantization_of(known, scheme.activation, record.method)
+        low, high = limits(scheme.activation, quantization)
+        half = quantization.scale[0] / 2  # beyond the last level by less, a value is rounded, not cut
+        low, high = low - half, high + half
         reach = max(-statistics.minimum, statistics.maximum) / (max(-low, high) or 1.0)
         outside = statistics.share_outside(low, high)
         found.append(Saturation(*record.places[tensor], outside, known.share_outside(low, high), reach))

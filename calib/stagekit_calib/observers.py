@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stagekit.errors import GraphError
-from stagekit.quant.stages import chain_positions
+from stagekit.quant.stages import chain_hashes, chain_positions
 from stagekit.quant.statistics import Statistics, observe
 from stagekit.runtime.program import Call
 from stagekit_calib.chain import Chain, OrtGraph
@@ -30,12 +30,13 @@ class Observer:
         self.places: dict[str, tuple[str, str]] = {}
         self.image = ""
         self._watched: dict[str, dict[str, str]] = {label: {} for label in chain.graphs}
-        positions = chain_positions(chain.stages)
-        for (stage, graph), found in zip(chain.stages, positions, strict=True):
-            for tensor in found.sources:
-                hashed = graph.tensor_hashes[tensor]
-                self._watched[stage][tensor] = hashed
-                self.places[hashed] = stage, tensor
+        hashes, maker = chain_hashes(chain.stages), {}
+        for (stage, graph), positions in zip(chain.stages, chain_positions(chain.stages), strict=True):
+            for tensor in positions.sources:
+                hashed = hashes[stage][tensor]
+                self.places[hashed] = maker.get(tensor, stage), tensor
+                self._watched[self.places[hashed][0]][tensor] = hashed
+            maker |= {s.name: stage for s in graph.outputs}
         by_name = {tensor: h for h, (_, tensor) in self.places.items()}
         for label, boundary in chain.boundaries.items():
             if boundary in by_name:

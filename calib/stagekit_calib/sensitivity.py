@@ -7,7 +7,7 @@ by doubling and halving; every trial is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import QuantScheme
-from stagekit.quant.stages import statistics_of
+from stagekit.quant.stages import chain_hashes
 from stagekit.target import Progress, silent
 from stagekit_calib.chain import Array, Chain, OrtGraph, execute
 from stagekit_calib.readers import Images
@@ -60,6 +60,7 @@ def rank_layers(
     """All products of the frozen stages, the most damaging first, measured on the first ``count`` images."""
     inputs = _stage_inputs(chain, images, count)
     damages: list[LayerDamage] = []
+    hashes = chain_hashes(chain.stages)
     for stage, graph in chain.stages:
         tell(f"ranking the layers of {stage}")
         whole = find_positions(graph)
@@ -67,7 +68,7 @@ def rank_layers(
         reference = OrtGraph(graph)
         expected = [reference.run(values)[0] for values in inputs[stage]]
         for node in products:
-            alone = OrtGraph(_only(graph, str(node.name), record, stage, scheme), optimise=False)
+            alone = OrtGraph(_only(graph, str(node.name), record, hashes[stage], scheme), optimise=False)
             given = [alone.run(values)[0] for values in inputs[stage]]
             decibels = sqnr(_flat(expected), _flat(given))
             damages.append(LayerDamage(f"{stage}/{node.name}", node.op_type, node_macs(node), decibels))
@@ -134,21 +135,16 @@ def _stage_inputs(chain: Chain, images: Images, count: int) -> dict[str, list[li
     return inputs
 
 
-def _only(graph: Graph, node: str, record: Calibration, stage: str, scheme: QuantScheme) -> Graph:
+def _only(graph: Graph, node: str, record: Calibration, hashes: Mapping[str, str], scheme: QuantScheme) -> Graph:
     """The stage with one product quantised and float boundaries."""
     others = [str(n.name) for n in graph.body if str(n.name) != node]
     alone = find_positions(graph, keep_float=[_literal(name) for name in others])
     outputs = {s.name for s in graph.outputs}
     positions = Positions({t: s for t, s in alone.tensors.items() if t not in outputs}, alone.nodes)
-    statistics = {t: statistics_of(record, graph, stage, t) for t in positions.sources if _known(record, graph, t)}
+    statistics = {t: record.statistics[hashes[t]] for t in positions.sources if hashes[t] in record.statistics}
     quantizations = {t: quantization_of(s, scheme.activation, record.method) for t, s in statistics.items()}
     known = {t: s for t, s in positions.tensors.items() if s in quantizations}
     return insert_qdq(graph, Positions(known, positions.nodes), quantizations, scheme)
-
-
-def _known(record: Calibration, graph: Graph, tensor: str) -> bool:
-    """An integer boundary is known under the hash of the stage that gives it, so not here."""
-    return graph.tensor_hashes[tensor] in record.statistics
 
 
 def _literal(name: str) -> str:

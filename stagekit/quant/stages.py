@@ -68,8 +68,9 @@ def quantise_stages(
     means: dict[str, Statistics] = {}
     graphs: list[Graph] = []
     places = chain_positions(stages, calibration.keep_float)
+    hashes = chain_hashes(stages)
     for (name, graph), positions in zip(stages, places, strict=True):
-        seen = {t: statistics_of(calibration, graph, name, t) for t in positions.sources}
+        seen = {t: statistics_of(calibration, hashes[name], name, t) for t in positions.sources}
         quantizations = {t: quantization_of(s, scheme.activation, calibration.method) for t, s in seen.items()}
         quantizations |= {t: arriving[t] for t in positions.integer_inputs}
         known = {**seen, **{t: means[t] for t in positions.integer_inputs}}
@@ -84,17 +85,27 @@ def quantise_stages(
     return QuantisedStages(tuple(graphs), tuple(places), edges, integers / max(whole, 1))
 
 
-def statistics_of(calibration: Calibration, graph: Graph, stage: str, tensor: str) -> Statistics:
+def chain_hashes(stages: Sequence[tuple[str, Graph]]) -> dict[str, dict[str, str]]:
+    """The hash of every tensor by stage and name; what a stage is given has the hash of what was made before it."""
+    found: dict[str, dict[str, str]] = {}
+    arriving: dict[str, str] = {}
+    for name, graph in stages:
+        found[name] = {**graph.tensor_hashes, **{t: h for t, h in arriving.items() if t in graph.tensor_hashes}}
+        arriving |= {s.name: found[name][s.name] for s in graph.outputs}
+    return found
+
+
+def statistics_of(calibration: Calibration, hashes: Mapping[str, str], stage: str, tensor: str) -> Statistics:
     """What the record knows of a tensor.
 
     Raises:
         BundleError: nothing.
     """
-    found = calibration.statistics.get(graph.tensor_hashes[tensor])
+    found = calibration.statistics.get(hashes[tensor])
     if found is None:
         raise BundleError(
             f"the record {calibration.name} has no statistics of {tensor!r} in {stage}",
-            where=graph.source,
+            where=stage,
             remedy="it was made by a version that quantised other tensors: calibrate again",
         )
     return found

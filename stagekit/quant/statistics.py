@@ -84,7 +84,8 @@ def observe(values: Array, channel_axis: int) -> Statistics:
         channel_axis: the axis that ``channel_mean`` and ``channel_reach`` keep.
     """
     low, high = float(values.min()), float(values.max())
-    exponent = max(frexp(max(-low, high))[1], SMALLEST_EXPONENT)
+    reach = max(-low, high)
+    exponent = max(frexp(reach)[1], SMALLEST_EXPONENT) if reach else SMALLEST_EXPONENT
     stored = values * np.float32(BINS / 2.0 ** (exponent + 1))
     stored += BINS / 2
     index = stored.astype(np.int32).ravel()  # positive, so that truncation is the floor
@@ -92,9 +93,9 @@ def observe(values: Array, channel_axis: int) -> Statistics:
     others = tuple(a for a in range(values.ndim) if a != channel_axis % max(values.ndim, 1))
     # Frames share channels, not sums: float64 keeps the mean independent of how numpy splits the sum.
     mean = values.mean(axis=others, dtype=np.float64)
-    reach = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float64)
+    reaches = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float64)
     counts = np.bincount(index, minlength=BINS).astype(np.int64)
-    return Statistics(low, high, low, high, 1, exponent, counts, np.atleast_1d(mean), np.atleast_1d(reach))
+    return Statistics(low, high, low, high, 1, exponent, counts, np.atleast_1d(mean), np.atleast_1d(reaches))
 
 
 def _widened(statistics: Statistics, exponent: int) -> Array:

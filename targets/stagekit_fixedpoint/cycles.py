@@ -88,30 +88,42 @@ def estimate(layers: Sequence[Layer], machine: Machine) -> Estimate:
     )
 
 
+def passes(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
+    """Layers that run as one: an element-wise layer joins the layer before it when it alone reads its output."""
+    found: list[tuple[Layer, ...]] = []
+    for layer in layers:
+        before = found[-1][-1] if found else None
+        alone = before is not None and [o.name for o in layers if before.output in o.inputs] == [layer.name]
+        if alone and layer.kernel == (0, 0):
+            found[-1] = (*found[-1], layer)
+        else:
+            found.append((layer,))
+    return found
+
+
 def _frame(layers: Sequence[Layer], machine: Machine, busy: int) -> list[LayerCost]:
     share = min(machine.core_gb_s, machine.memory_gb_s / busy) * 1e9 * machine.memory_efficiency
     per_cycle = share / (machine.clock_mhz * 1e6)
-    costs, resident = [], ""
-    for index, layer in enumerate(layers):
-        read_later = any(layer.output in other.inputs for other in layers[index + 2 :])
-        following = layers[index + 1] if index + 1 < len(layers) else None
-        stays = (
-            machine.keeps_features
-            and following is not None
-            and layer.output in following.inputs
-            and sum(layer.input_bytes) + layer.output_bytes <= machine.feature_kib * 1024
-        )
-        fetched = tuple(0 if name == resident else size for name, size in zip(layer.inputs, layer.input_bytes, strict=True))
-        weights, features = _traffic(layer, sum(fetched), machine)
-        stored = 0 if stays and not read_later else layer.output_bytes
-        held = min(layer.weight_bytes, machine.weight_kib * 1024) + min(
-            sum(layer.input_bytes) + layer.output_bytes, machine.feature_kib * 1024
-        )
+    costs, resident = [], set[str]()
+    groups = passes(layers)
+    for index, group in enumerate(groups):
+        made = {layer.output for layer in group}
+        sizes = {n: s for g in group for n, s in zip(g.inputs, g.input_bytes, strict=True) if n not in made}
+        output, output_bytes = group[-1].output, group[-1].output_bytes
+        later = [i for i, other in enumerate(groups) if i > index and any(output in g.inputs for g in other)]
+        fits = sum(sizes.values()) + output_bytes <= machine.feature_kib * 1024
+        stays = machine.keeps_features and fits and bool(later) and later[0] == index + 1
+        fetched = {n: 0 if n in resident else s for n, s in sizes.items()}
+        weights, features = _traffic(group[0], fetched[group[0].inputs[0]], machine)
+        features += sum(s for n, s in fetched.items() if n != group[0].inputs[0])
+        stored = 0 if stays and later == [index + 1] else output_bytes
+        held = min(group[0].weight_bytes, machine.weight_kib * 1024)
+        held += min(sum(sizes.values()) + output_bytes, machine.feature_kib * 1024)
         costs.append(
             LayerCost(
-                layer.name,
-                layer.macs,
-                _compute(layer, machine),
+                group[0].name,
+                group[0].macs,
+                max(_compute(layer, machine) for layer in group),
                 weights / per_cycle,
                 features / per_cycle,
                 stored / per_cycle,
@@ -120,7 +132,7 @@ def _frame(layers: Sequence[Layer], machine: Machine, busy: int) -> list[LayerCo
                 held,
             )
         )
-        resident = layer.output if stays else ""
+        resident = {output} if stays else set()
     return costs
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from stagekit.errors import UsageError, nearest
 from stagekit.graph import TensorSpec
-from stagekit.graph.shapes import BATCH
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Option, Profile
 
@@ -28,6 +27,9 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 BUILDERS = ("auto", "tensorrt", "tensorrt-rtx")
+BATCH = "batch"
+"""The dimension that ranges; :data:`stagekit.graph.shapes.BATCH`, without importing onnx for it."""
+
 COMPATIBILITY = ("none", "same_compute_capability", "ampere_plus")
 VERBOSITY = ("none", "layer_names_only", "detailed")
 RTX_CAPABILITIES = (75, 80, 86, 89, 120, 121)

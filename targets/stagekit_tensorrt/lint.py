@@ -47,7 +47,7 @@ def _finding(node: ir.Node, why: str) -> Unsupported:
 
 
 def _dynamic_inputs(plan: Plan) -> Iterator[Unsupported]:
-    """The builder takes an input without a range and makes an engine that does not run."""
+    """The builder's own complaint comes after parsing, and older ones built an engine that did not run."""
     for spec in plan.graph.inputs:
         open_dims = [d for d in spec.shape if isinstance(d, str)]
         if open_dims and spec.name not in plan.config.shapes:

@@ -10,11 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stagekit.build.kit import WantedEngine
 from stagekit.errors import CompileError, EngineError, TargetUnavailable
-from stagekit.graph import Graph, TensorSpec
+from stagekit.graph.spec import TensorSpec
 from stagekit.store import Store
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_tensorrt import child, config, sidecar
@@ -23,8 +22,10 @@ from stagekit_tensorrt.cuda import Cuda, runtime_module
 from stagekit_tensorrt.engine import TrtEngine
 from stagekit_tensorrt.gpu import gpus
 from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
-from stagekit_tensorrt.lint import lint, refuse
-from stagekit_tensorrt.typed import plan
+
+if TYPE_CHECKING:
+    from stagekit.build.kit import WantedEngine
+    from stagekit.graph import Graph
 
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 LOG_LINES = 200
@@ -66,6 +67,9 @@ class TensorRtTarget:
         return sidecar.device(profile)
 
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
+        from stagekit_tensorrt.lint import lint
+        from stagekit_tensorrt.typed import plan
+
         _check_builder(profile)
         return lint(plan(graph, graph.inputs, graph.outputs, profile))
 
@@ -86,6 +90,9 @@ class TensorRtTarget:
         progress: Progress,
     ) -> EngineBlob:
         """See :class:`stagekit.target.Target`; full TensorRT keeps its timing cache in the store as well."""
+        from stagekit_tensorrt.lint import refuse
+        from stagekit_tensorrt.typed import plan
+
         _check_builder(profile)
         planned = plan(graph, inputs, outputs, profile)
         refuse(planned)

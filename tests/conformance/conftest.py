@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,21 +48,29 @@ def _shipped() -> list[tuple[str, str]]:
     return sorted(found.values())
 
 
-@pytest.fixture(scope="session", params=_shipped(), ids=lambda pair: pair[1])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    name, profile_name = request.param
+@cache
+def why_not(name: str, profile_name: str) -> str:
+    """Why a profile cannot be tried on this machine; empty when it can."""
     try:
         target = targets.get(name)
-        profile = replace(targets.load_profile(profile_name, name), batch=BATCHES)
         available = target.probe()
         if not (available.build and available.run):
-            pytest.skip(f"{profile_name}: {available.reason}")
-        refused = target.supports(conv(), profile)
+            return available.reason
+        refused = target.supports(conv(), replace(targets.load_profile(profile_name, name), batch=BATCHES))
     except TargetUnavailable as error:
-        pytest.skip(f"{profile_name}: {error.what}")
-    if refused:
-        pytest.skip(f"{profile_name}: {refused[0].why}")
-    return Bench(target, profile, lambda: tmp_path_factory.mktemp("engine"))
+        return error.what
+    return refused[0].why if refused else ""
+
+
+SHIPPED = _shipped()
+USABLE = [pair for pair in SHIPPED if not why_not(*pair)]
+
+
+@pytest.fixture(scope="session", params=USABLE, ids=lambda pair: pair[1])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    name, profile_name = request.param
+    profile = replace(targets.load_profile(profile_name, name), batch=BATCHES)
+    return Bench(targets.get(name), profile, lambda: tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture(scope="session")

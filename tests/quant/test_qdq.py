@@ -160,9 +160,14 @@ def test_a_float_reader_goes_on_reading_floats() -> None:
 
 def test_stages_hand_integers_on_without_rounding_twice() -> None:
     """Q in one stage, DQ in the next: the chain is the uncut Q/DQ graph, bit for bit."""
-    first = build([helper.make_node("Conv", ["x", "w"], ["c"], "a")], {"x": [1, 4, 8, 8]}, ["c"], {"w": weight(4, 4, 1, 1)})
+    first = build(
+        [helper.make_node("Conv", ["x", "w"], ["c"], "a")], {"x": [1, 4, 8, 8]}, ["c"], {"w": weight(4, 4, 1, 1)}
+    )
     second = build(
-        [helper.make_node("Conv", ["c", "v"], ["y"], "b")], {"c": [1, 4, 8, 8]}, ["y"], {"v": weight(4, 4, 1, 1, seed=9)}
+        [helper.make_node("Conv", ["c", "v"], ["y"], "b")],
+        {"c": [1, 4, 8, 8]},
+        ["y"],
+        {"v": weight(4, 4, 1, 1, seed=9)},
     )
     whole = build(
         [helper.make_node("Conv", ["x", "w"], ["c"], "a"), helper.make_node("Conv", ["c", "v"], ["y"], "b")],
