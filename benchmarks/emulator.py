@@ -20,9 +20,6 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime
-
-from stagekit.cpu import usable_cores
-from stagekit.graph import Graph
 from stagekit_fixedpoint import reference
 from stagekit_fixedpoint.dense import observed, quantise
 from stagekit_fixedpoint.device import load_device
@@ -30,6 +27,9 @@ from stagekit_fixedpoint.engine import to_stored
 from stagekit_fixedpoint.fast import Fast
 from stagekit_fixedpoint.lowering import lowered
 from stagekit_fixedpoint.networks import resnet
+
+from stagekit.cpu import usable_cores
+from stagekit.graph import Graph
 
 PROFILES = ("dpu-b4096-zcu104", "hls-16-6")
 

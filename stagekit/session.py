@@ -34,6 +34,7 @@ from stagekit.runtime.opening import Deployment
 from stagekit.runtime.policy import Policy, adapters_first
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.statistics import CallStatistics
+from stagekit.target import Engine
 
 Array = np.ndarray[Any, Any]
 Image = Array | SharedFrame
@@ -132,13 +133,11 @@ class Session:
     def _add(self, tasks: Sequence[DeployedTask]) -> None:
         together = {**self._tasks, **{t.name: t for t in tasks}}.values()
         for task in tasks:
-            program = self._deployment.program(task, together)
-            for call in program.calls:
-                if call.engine not in self._driver.engines:
-                    engine = self._deployment.open(call.engine)
-                    self._driver.open(call.engine, engine, self._deployment.place_of(call.engine).name)
-            self._driver.add(program)
+            self._driver.add(self._deployment.program(task, together), self._open)
             self._tasks[task.name] = task
+
+    def _open(self, digest: str) -> tuple[Engine, str]:
+        return self._deployment.open(digest), self._deployment.place_of(digest).name
 
     # -- requests ------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from stagekit.cpu import usable_cores
 from stagekit.data.geometry import Geometry, Placement
 from stagekit.data.images import Pixels
 from stagekit.graph import Graph
+from stagekit.quant.equalise import equalise
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.stages import QuantisedStages
 from stagekit.runtime.program import Call, Program, Ref, call_keys, task_program
@@ -43,6 +44,7 @@ class Chain:
     Args:
         tasks: manifests by name.
         boundaries: by the label of an SPM, the name of the tensor that it prompts.
+        equalised: the stages' weights were equalised.
     """
 
     manifest: StagesManifest
@@ -50,6 +52,7 @@ class Chain:
     graphs: Mapping[str, Graph]
     programs: tuple[Program, ...]
     boundaries: Mapping[str, str]
+    equalised: bool = False
 
     @property
     def stages(self) -> list[tuple[str, Graph]]:
@@ -79,8 +82,11 @@ class Chain:
         return next(s.boundary.spec.name for s in self.manifest.stages if s.boundary.name == boundary)
 
 
-def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "labels") -> Chain:
+def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "labels", equalised: bool = False) -> Chain:
     """Reads and places all graphs.
+
+    Args:
+        equalised: with the stages' weights equalised; see :mod:`stagekit.quant.equalise`.
 
     Raises:
         BundleError: a bundle is damaged, or a task is for another backbone.
@@ -91,7 +97,8 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
     graphs: dict[str, Graph] = {}
     takes = [(manifest.frame.spec.name, manifest.frame.spec.layout)]
     for entry in manifest.stages:
-        graphs[entry.name] = stage_graph(read_graph(stages, entry), takes, entry.boundary)
+        graph = stage_graph(read_graph(stages, entry), takes, entry.boundary)
+        graphs[entry.name] = equalise(graph) if equalised else graph
         takes = [(t.name, t.layout) for t in entry.boundary.tensors]
     programs: list[Program] = []
     prompted: dict[str, str] = {}
@@ -108,7 +115,7 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
             before = boundary
         graphs[f"{task.name}/head"] = head_graph(path, task.head, boundaries, manifest.frame, output)
         programs.append(task_program(_deployed(task, manifest, output), deployed))
-    return Chain(manifest, manifests, graphs, tuple(programs) or (_plain(deployed),), prompted)
+    return Chain(manifest, manifests, graphs, tuple(programs) or (_plain(deployed),), prompted, equalised)
 
 
 Run = Callable[[Call, list[Array]], list[Array]]

@@ -30,7 +30,8 @@ class Observer:
         self.places: dict[str, tuple[str, str]] = {}
         self.image = ""
         self._watched: dict[str, dict[str, str]] = {label: {} for label in chain.graphs}
-        hashes, maker = chain_hashes(chain.stages), {}
+        hashes = chain_hashes(chain.stages)
+        maker: dict[str, str] = {}
         for (stage, graph), positions in zip(chain.stages, chain_positions(chain.stages), strict=True):
             for tensor in positions.sources:
                 hashed = hashes[stage][tensor]

@@ -65,6 +65,7 @@ def calibrate(
             method,
             observer.statistics,
             observer.places,
+            equalised=chain.equalised,
         )
 
     for label, image in _some(images):

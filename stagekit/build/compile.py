@@ -7,9 +7,10 @@ from os import PathLike
 from pathlib import Path
 
 from stagekit import target as targets
-from stagekit.build.deploy import Compiled, compile_bundles, compile_into
+from stagekit.build.deploy import Compiled, Layout, compile_bundles, compile_into
 from stagekit.build.engines import Builder
 from stagekit.build.place import Output
+from stagekit.build.placement import choose_adapters
 from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.errors import UsageError
 from stagekit.quant.record import load as load_record
@@ -26,6 +27,10 @@ def compile(
     into: str | PathLike[str] | None = None,
     outputs: Output = "labels",
     calibration: str | PathLike[str] | None = None,
+    adapter_target: str | None = None,
+    adapter_profile: str | None = None,
+    fuse: bool = False,
+    replan: bool = False,
     store: Store | None = None,
     progress: Progress = silent,
 ) -> Compiled:
@@ -39,6 +44,11 @@ def compile(
         into: the ``.deploy`` folder to add tasks to.
         outputs: what heads give: label maps in the frame's size, or logits.
         calibration: the ``.calib`` folder that an int8 profile takes its ranges from.
+        adapter_target: the target of SPMs and heads, where that is to be another; ``auto`` measures which of
+            those here makes the most of both.
+        adapter_profile: likewise its profile.
+        fuse: adds an engine for each run of stages between which no task prompts or reads.
+        replan: measures the forms of the boundaries again.
         store: :meth:`Store.default` if not given.
 
     Raises:
@@ -50,15 +60,30 @@ def compile(
     store = store or Store.default()
     record = load_record(Path(calibration)) if calibration else None
     if into is not None:
-        if target or profile or output:
-            raise UsageError("--into keeps the deployment's own target and profile", where=into)
+        if target or profile or output or adapter_target or adapter_profile or fuse or replan:
+            raise UsageError("--into keeps the deployment's own targets, profiles and plan", where=into)
         manifest = read_manifest(Path(into), DeployManifest)
         kept = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
         builder = Builder(targets.get(kept.target), kept, store, progress)
-        return compile_into(Path(into), paths, builder, outputs, record)
+        return compile_into(Path(into), paths, builder, outputs, record, _adapters(manifest, store, progress, into))
     chosen = resolve_profile(target, profile)
     builder = Builder(targets.get(chosen.target), chosen, store, progress)
-    return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs, record)
+    adapters: Builder | None = None
+    if adapter_target == "auto":
+        adapters = choose_adapters(paths[0], paths[1:], builder)
+    elif adapter_target or adapter_profile:
+        other = resolve_profile(adapter_target, adapter_profile)
+        adapters = Builder(targets.get(other.target), other, store, progress)
+    layout = Layout(adapters, fuse, replan)
+    return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs, record, layout)
+
+
+def _adapters(manifest: DeployManifest, store: Store, progress: Progress, into: str | PathLike[str]) -> Builder | None:
+    """The builder of a deployment's SPMs and heads, where they have a device of their own."""
+    if manifest.adapters is None:
+        return None
+    kept = targets.parse_profile(manifest.adapters.profile, str(manifest.adapters.profile.get("name", "")), str(into))
+    return Builder(targets.get(kept.target), kept, store, progress)
 
 
 def resolve_profile(target: str | None, profile: str | None) -> Profile:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stagekit.build.calibrated import check_covered, check_precision, integer_edges, with_edges_of
 from stagekit.build.engines import Builder, BuiltEngine
+from stagekit.build.fuse import fused_runs, needed_boundaries
 from stagekit.build.place import Output, check_task, head_graph, spm_graph, stage_graph
+from stagekit.build.plan import Form, Plan, conformed, plan_boundaries
 from stagekit.bundle import (
     Boundary,
     DeployedPrompt,
@@ -18,6 +20,8 @@ from stagekit.bundle import (
     DeployManifest,
     EngineEntry,
     Frame,
+    FusedRun,
+    Placement,
     StagesManifest,
     TaskManifest,
     read_graph,
@@ -27,6 +31,7 @@ from stagekit.bundle import (
 )
 from stagekit.errors import BundleError, UsageError
 from stagekit.graph import Graph
+from stagekit.quant.equalise import equalise
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import scheme_of
@@ -34,6 +39,21 @@ from stagekit.quant.stages import quantise_stages
 from stagekit.versions import tool_versions
 
 ENGINES = "engines"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How engines are laid out beyond one a stage.
+
+    Args:
+        adapters: builds SPMs and heads for a device of their own.
+        fuse: adds an engine for each run of stages between which no task prompts or reads.
+        replan: measures the forms of the boundaries again.
+    """
+
+    adapters: Builder | None = None
+    fuse: bool = False
+    replan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,7 @@ def compile_bundles(
     destination: Path | None = None,
     output: Output = "labels",
     calibration: Calibration | None = None,
+    layout: Layout = Layout(),
 ) -> Compiled:
     """Compiles frozen stages, then tasks; writes a deployment if it is told where.
 
@@ -79,16 +100,24 @@ def compile_bundles(
         calibration.check_stages(bundle, stages)
         for task, made in manifests:
             check_covered(calibration, made, task)
-    engines, deployed_stages = _stages(stages, bundle, builder, calibration)
+    adapters = layout.adapters or builder
+    graphs, edges = stage_graphs(stages, bundle, builder, calibration)
+    plan = plan_boundaries(builder, graphs, edges, adapters, layout.replan)
+    engines, deployed_stages = _stages(graphs, edges, builder, plan)
+    forms = {s.boundary.name: s.stored for s in deployed_stages}
     boundaries = {
         n: with_edges_of(b, {t.name: (t.dtype, t.quantization) for t in d.boundary.tensors if t.quantization})
         for (n, b), d in zip(boundaries.items(), deployed_stages, strict=True)
     }
     deployed_tasks: list[DeployedTask] = []
     for task, made in manifests:
-        built, deployed = _task(task, made, boundaries, bundle.frame, builder, output)
+        built, deployed = _task(task, made, boundaries, forms, bundle.frame, adapters, output)
         engines += built
         deployed_tasks.append(deployed)
+    fused: list[FusedRun] = []
+    if layout.fuse:
+        built, fused = fused_runs(builder, graphs, plan.forms, edges, needed_boundaries(deployed_tasks))
+        engines += built
     manifest = DeployManifest(
         name=destination.name.removesuffix(".deploy") if destination else bundle.name,
         target=builder.target.name,
@@ -100,6 +129,9 @@ def compile_bundles(
         stages=tuple(deployed_stages),
         tasks=tuple(deployed_tasks),
         engines=_entries(engines),
+        plan=plan.boundaries,
+        fused=tuple(fused),
+        adapters=_placement(layout.adapters),
         tools=tool_versions("stagekit"),
     )
     if destination is not None:
@@ -118,11 +150,13 @@ def compile_into(
     builder: Builder,
     output: Output = "labels",
     calibration: Calibration | None = None,
+    adapters: Builder | None = None,
 ) -> Compiled:
     """Adds tasks to a deployment (or replaces those of the same name); its stage engines are not touched.
 
     Args:
         calibration: the record that an int8 deployment was made with, to see that it covers the tasks.
+        adapters: builds SPMs and heads, where the deployment has a device of their own.
 
     Raises:
         UsageError: the builder's profile is not the deployment's.
@@ -132,6 +166,9 @@ def compile_into(
     manifest = read_manifest(deployment, DeployManifest)
     if builder.profile.to_dict() != manifest.profile:
         raise UsageError("a deployment keeps the profile that it was made with", where=deployment)
+    if (adapters.profile.to_dict() if adapters else None) != (manifest.adapters and manifest.adapters.profile):
+        raise UsageError("a deployment keeps the device for adapters that it was made with", where=deployment)
+    forms = {s.boundary.name: s.stored for s in manifest.stages}
     boundaries = {s.boundary.name: s.boundary for s in manifest.stages}
     read = [(task, read_manifest(task, TaskManifest)) for task in tasks]
     _check_names([m.name for _, m in read])
@@ -144,11 +181,11 @@ def compile_into(
     engines: list[BuiltEngine] = []
     deployed = {t.name: t for t in manifest.tasks}
     for task, found in read:
-        built, added = _task(task, found, boundaries, manifest.frame, builder, output)
+        built, added = _task(task, found, boundaries, forms, manifest.frame, adapters or builder, output)
         engines += built
         deployed[added.name] = added
     known = {e.digest: e for e in (*manifest.engines, *_entries(engines))}
-    needed = _needed(manifest.stages, deployed.values())
+    needed = _needed(manifest.stages, deployed.values()) | {run.engine for run in manifest.fused}
     updated = manifest.model_copy(
         update={"tasks": tuple(deployed.values()), "engines": tuple(known[d] for d in known if d in needed)}
     )
@@ -162,11 +199,10 @@ def compile_into(
     return Compiled(updated, tuple(engines))
 
 
-def _stages(
+def stage_graphs(
     stages: Path, bundle: StagesManifest, builder: Builder, calibration: Calibration | None
-) -> tuple[list[BuiltEngine], list[DeployedStage]]:
-    engines: list[BuiltEngine] = []
-    deployed: list[DeployedStage] = []
+) -> tuple[list[tuple[str, Graph]], list[Boundary]]:
+    """The stages' graphs as they are compiled, and the boundaries between them."""
     boundaries = [s.boundary for s in bundle.stages]
     graphs: list[tuple[str, Graph]] = []
     takes = [(bundle.frame.spec.name, bundle.frame.spec.layout)]
@@ -175,21 +211,33 @@ def _stages(
         takes = [(t.name, t.layout) for t in entry.boundary.tensors]
     if calibration is not None:
         builder.progress("quantising the stages")
+        if calibration.equalised:
+            graphs = [(name, equalise(graph)) for name, graph in graphs]
         quantised = quantise_stages(graphs, calibration, scheme_of(builder.profile))
         graphs = [(name, graph) for (name, _), graph in zip(graphs, quantised.graphs, strict=True)]
         boundaries = [with_edges_of(b, quantised.edges) for b in boundaries]
-    for (name, graph), planned in zip(graphs, boundaries, strict=True):
-        built = builder.build(name, graph)
-        engines.append(built)
-        boundary = planned.model_copy(
-            update={
-                "tensors": tuple(
-                    replace(s, layout=s.layout or t.layout, quantization=t.quantization)
-                    for s, t in zip(built.outputs, planned.tensors, strict=True)
-                )
-            }
+    return graphs, boundaries
+
+
+def _stages(
+    graphs: Sequence[tuple[str, Graph]], boundaries: Sequence[Boundary], builder: Builder, plan: Plan
+) -> tuple[list[BuiltEngine], list[DeployedStage]]:
+    engines: list[BuiltEngine] = []
+    deployed: list[DeployedStage] = []
+    taken: Form = graphs[0][1].inputs
+    for (name, graph), boundary, form in zip(graphs, boundaries, plan.forms, strict=True):
+        inputs = tuple(t.renamed(s.name) for t, s in zip(taken, graph.inputs, strict=True))
+        built = builder.build(name, graph, inputs, form)
+        # What was built a moment ago to be measured was not there before.
+        engines.append(replace(built, cached=built.cached and built.digest not in plan.built))
+        tensors = tuple(
+            replace(s, layout=s.layout or t.layout, quantization=t.quantization)
+            for s, t in zip(graph.outputs, boundary.tensors, strict=True)
         )
-        deployed.append(DeployedStage(name=name, engine=built.digest, boundary=boundary))
+        plain = boundary.model_copy(update={"tensors": tensors})
+        stored = form if form != tuple(graph.outputs) else ()
+        deployed.append(DeployedStage(name=name, engine=built.digest, boundary=plain, stored=stored))
+        taken = form
     return engines, deployed
 
 
@@ -197,10 +245,16 @@ def _task(
     task: Path,
     manifest: TaskManifest,
     boundaries: dict[str, Boundary],
+    forms: Mapping[str, Form],
     frame: Frame,
     builder: Builder,
     output: Output,
 ) -> tuple[list[BuiltEngine], DeployedTask]:
+    def build(name: str, graph: Graph, crossing: Mapping[str, str]) -> BuiltEngine:
+        """Builds an adapter; ``crossing`` names the boundary whose form each of its edges takes."""
+        wanted = {edge: forms[b][boundaries[b].feature] for edge, b in crossing.items() if forms.get(b)}
+        return builder.build(name, graph, conformed(graph.inputs, wanted), conformed(graph.outputs, wanted))
+
     engines: list[BuiltEngine] = []
     prompts: list[DeployedPrompt] = []
     before: Boundary | None = None
@@ -208,12 +262,14 @@ def _task(
         boundary = boundaries[entry.boundary]
         graph = spm_graph(task, entry, boundary, before, len(manifest.classes))
         graph = with_integer_edges(graph, integer_edges(boundary, "feature", "prompted"))
-        engines.append(builder.build(f"{manifest.name}/spm{index}", graph))
+        crossing = {"feature": entry.boundary, "prompted": entry.boundary}
+        engines.append(build(f"{manifest.name}/spm{index}", graph, crossing))
         prompts.append(DeployedPrompt(boundary=entry.boundary, engine=engines[-1].digest))
         before = boundary
     head = head_graph(task, manifest.head, boundaries, frame, output)
     edges = {n: e for name in manifest.head.reads for n, e in integer_edges(boundaries[name], name).items()}
-    engines.append(builder.build(f"{manifest.name}/head", with_integer_edges(head, edges)))
+    read = {name: name for name in manifest.head.reads}
+    engines.append(build(f"{manifest.name}/head", with_integer_edges(head, edges), read))
     deployed = DeployedTask(
         name=manifest.name,
         classes=manifest.classes,
@@ -225,6 +281,17 @@ def _task(
         metrics=manifest.metrics,
     )
     return engines, deployed
+
+
+def _placement(builder: Builder | None) -> Placement | None:
+    if builder is None:
+        return None
+    return Placement(
+        target=builder.target.name,
+        profile=builder.profile.to_dict(),
+        toolchain=builder.target.toolchain(builder.profile),
+        device=builder.target.device(builder.profile),
+    )
 
 
 def _check_names(names: Sequence[str]) -> None:

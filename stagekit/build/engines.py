@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from stagekit.errors import CompileError
 from stagekit.graph import Graph, TensorSpec
@@ -42,6 +43,9 @@ class Builder:
     profile: Profile
     store: Store
     progress: Progress = silent
+
+    runs_here: ClassVar[bool] = True
+    """Whether an engine can be loaded and run as soon as it is built."""
 
     def key(self, graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> EngineKey:
         return EngineKey(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from stagekit import target as targets
 from stagekit.build.compile import resolve_profile
@@ -17,7 +17,7 @@ from stagekit.errors import UsageError
 from stagekit.graph import Graph, TensorSpec
 from stagekit.quant.record import load as load_record
 from stagekit.store import Store
-from stagekit.target import Profile, Progress, silent
+from stagekit.target import Availability, Profile, Progress, Target, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class WritesKits(Protocol):
 class Collector(Builder):
     """Takes down what a compilation would build."""
 
+    runs_here: ClassVar[bool] = False
     wanted: list[WantedEngine] = field(default_factory=list)
 
     def build(
@@ -59,6 +60,19 @@ class Collector(Builder):
         self.wanted.append(WantedEngine(name, graph, takes, gives))
         key = self.key(graph, takes, gives)
         return BuiltEngine(name, key.graph, key.digest, False, 0.0, 0, takes, gives)
+
+
+class _Elsewhere:
+    """A target as it is on another machine: nothing can be run and so measured here."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def probe(self) -> Availability:
+        return replace(self._target.probe(), run=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
 
 
 def emit_kit(
@@ -87,7 +101,8 @@ def emit_kit(
     if destination.exists() and any(destination.iterdir()):
         raise UsageError("expected an empty or new folder", where=destination)
     paths = [Path(b) for b in bundles]
-    collector = Collector(maker, chosen, Store(destination), progress)
+    elsewhere: Any = _Elsewhere(maker)
+    collector = Collector(elsewhere, chosen, Store(destination), progress)
     record = load_record(Path(calibration)) if calibration else None
     compile_bundles(paths[0], paths[1:], collector, None, outputs, record)
     maker.write_kit(destination, collector.wanted, chosen, progress)

@@ -216,10 +216,56 @@ class EngineEntry(Record):
     bytes: int
 
 
+class PlannedForm(Record):
+    """A form in which a boundary's tensors may cross, and what it was measured to cost.
+
+    Attributes:
+        tensors: element type and order of axes as stored.
+        milliseconds: of the two neighbouring stages one after the other, the median; ``None`` where nothing
+            was to be measured.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    milliseconds: float | None = None
+
+
+class PlannedBoundary(Record):
+    """The form chosen for a boundary, and all that were tried."""
+
+    boundary: str
+    chosen: tuple[TensorSpec, ...]
+    tried: tuple[PlannedForm, ...] = ()
+
+
+class FusedRun(Record):
+    """Neighbouring stages as one engine, for when no task needs what lies between them."""
+
+    first: str
+    last: str
+    engine: Digest
+
+
+class Placement(Record):
+    """A second device, which runs SPMs and heads; the fields are as the deployment's own."""
+
+    target: str
+    profile: dict[str, Any]
+    toolchain: str
+    device: str
+
+
 class DeployedStage(Record):
+    """A frozen stage.
+
+    Attributes:
+        boundary: in the form that the stage's graph has it.
+        stored: the form in which engines hand it on, where that is another.
+    """
+
     name: Name
     engine: Digest
     boundary: Boundary
+    stored: tuple[TensorSpec, ...] = ()
 
 
 class DeployedPrompt(Record):
@@ -253,3 +299,6 @@ class DeployManifest(Manifest):
     stages: tuple[DeployedStage, ...]
     tasks: tuple[DeployedTask, ...]
     engines: tuple[EngineEntry, ...]
+    plan: tuple[PlannedBoundary, ...] = ()
+    fused: tuple[FusedRun, ...] = ()
+    adapters: Placement | None = None

@@ -36,6 +36,7 @@ SHOWN = 12
 @click.option("--limit", type=click.IntRange(1), help="Use this many images at most.")
 @click.option("-o", "--output", type=PATH, required=True, help="The record: a .calib folder.")
 @click.option("--method", default=None, help=f"{', '.join(METHODS)}; percentile:99.9 sets its parameter.")
+@click.option("--equalise", is_flag=True, help="Even out weights of neighbouring convolutions first.")
 @click.option("--extend", is_flag=True, help="Add these images and tasks to the record in --output.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run over the same images.")
 @click.option("--analyze", is_flag=True, help="Rank layers by damage; keep the fewest in floats that meet --max-drop.")
@@ -52,6 +53,7 @@ def command(
     limit: int | None,
     output: Path,
     method: str | None,
+    equalise: bool,
     extend: bool,
     resume: bool,
     analyze: bool,
@@ -85,14 +87,15 @@ def command(
     if analyze and not tasks:
         raise UsageError("--analyze measures tasks", where="--analyze", remedy="name at least one with --task")
     labelled = _labelled(data, eval_split, required=analyze)
-    chain = open_chain(stages, tasks)
+    known = load(output) if extend else None
+    chain = open_chain(stages, tasks, equalised=known.equalised if known else equalise)
     name = output.name.removesuffix(".calib")
     checkpoint = output.with_name(f"{output.name}.partial")
     with _bar() as advance:
-        if extend:
+        if known is not None:
             if method is not None:
                 raise UsageError("an extended record keeps its method", where="--method")
-            record = extended(load(output), chain, images, advance)
+            record = extended(known, chain, images, advance)
         else:
             record = calibrate(chain, images, method or "percentile", checkpoint, resume, advance, name)
     save(record, output)
@@ -118,6 +121,7 @@ def facts(record: Calibration) -> dict[str, Any]:
         "tasks": [t.model_dump() for t in record.tasks],
         "data": [d.model_dump() for d in record.data],
         "keep_float": list(record.keep_float),
+        "equalised": record.equalised,
         "audits": [a.model_dump() for a in record.audits],
         "tools": dict(record.tools),
         "tensors": [
@@ -137,6 +141,8 @@ def describe(record: Calibration, path: Path) -> str:
         f"{path}: {len(record.statistics)} tensors of {len(record.stages)} stages, {megabytes(size)}",
         f"backbone {record.backbone[:16]}, method {record.method}, tasks: {tasks}, images: {images}",
     ]
+    if record.equalised:
+        lines.append("weights equalised across layers")
     if record.keep_float:
         lines.append(f"in floats: {', '.join(record.keep_float)}")
     for a in record.audits:
@@ -167,7 +173,12 @@ def _audit(
     record = load(output)
     with _bar() as advance:
         record, tensors = audit(
-            record, open_chain(stages, [task]), images, scheme, _labelled(data, split, required=False), advance
+            record,
+            open_chain(stages, [task], equalised=record.equalised),
+            images,
+            scheme,
+            _labelled(data, split, required=False),
+            advance,
         )
     save(record, output)
     finding = record.audits[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,8 +10,10 @@ import click
 from stagekit.build.compile import compile
 from stagekit.build.deploy import Compiled
 from stagekit.build.kit import emit_kit
+from stagekit.bundle import PlannedBoundary
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, table
 from stagekit.errors import UsageError
+from stagekit.graph.spec import TensorSpec
 from stagekit.store import Store
 
 
@@ -23,6 +26,10 @@ from stagekit.store import Store
 @click.option("-o", "--output", type=PATH, help="Write a .deploy folder; without it, engines go into the store alone.")
 @click.option("--into", type=PATH, help="Add the tasks to this .deploy folder.")
 @click.option("--calibration", type=PATH, help="The .calib folder that an int8 profile takes its ranges from.")
+@click.option("--adapter-target", help="Run SPMs and heads on this target; `auto` measures which pays.")
+@click.option("--adapter-profile", help="Its profile.")
+@click.option("--fuse", is_flag=True, help="Add an engine for each run of stages that no task needs anything between.")
+@click.option("--replan", is_flag=True, help="Measure again in which form tensors cross the boundaries.")
 @click.option(
     "--emit-kit", "kit", type=PATH, help="Build nothing; write what building elsewhere needs into this folder."
 )
@@ -35,6 +42,10 @@ def command(
     output: Path | None,
     into: Path | None,
     calibration: Path | None,
+    adapter_target: str | None,
+    adapter_profile: str | None,
+    fuse: bool,
+    replan: bool,
     kit: Path | None,
     outputs: str,
     as_json: bool,
@@ -62,6 +73,10 @@ def command(
             into=into,
             outputs="logits" if outputs == "logits" else "labels",
             calibration=calibration,
+            adapter_target=adapter_target,
+            adapter_profile=adapter_profile,
+            fuse=fuse,
+            replan=replan,
             store=Store(Store.default().root, warn=note),
             progress=tell,
         )
@@ -112,8 +127,22 @@ def _data(compiled: Compiled, path: Path | None) -> dict[str, object]:
         "profile": manifest.profile["name"],
         "toolchain": manifest.toolchain,
         "device": manifest.device,
+        "adapters": manifest.adapters and manifest.adapters.target,
+        "fused": [f"{run.first}-{run.last}" for run in manifest.fused],
+        "plan": [_planned(boundary) for boundary in manifest.plan],
         "engines": engines,
     }
+
+
+def _planned(boundary: PlannedBoundary) -> dict[str, object]:
+    """A boundary's form, and what those that were tried cost."""
+    tried = [{"form": form_text(f.tensors), "ms": f.milliseconds} for f in boundary.tried]
+    return {"boundary": boundary.boundary, "form": form_text(boundary.chosen), "tried": tried}
+
+
+def form_text(tensors: Sequence[TensorSpec]) -> str:
+    """``bfloat16 NHWC``; several tensors with a comma between them."""
+    return ", ".join(f"{t.dtype} {t.layout}".strip() for t in tensors)
 
 
 def _text(compiled: Compiled, path: Path | None) -> str:
@@ -124,4 +153,12 @@ def _text(compiled: Compiled, path: Path | None) -> str:
     built = sum(not e.cached for e in compiled.engines)
     where = f"{path}: " if path else ""
     summary = f"{where}{compiled.manifest.target}, {built} compiled, {len(rows) - built} from the store"
-    return table(["graph", "engine", "", "seconds", "size"], rows) + "\n" + summary
+    text = table(["graph", "engine", "", "seconds", "size"], rows)
+    measured = [
+        (b.boundary, form_text(b.chosen), "  ".join(f"{form_text(f.tensors)} {f.milliseconds:.2f}" for f in b.tried))
+        for b in compiled.manifest.plan
+        if b.tried
+    ]
+    if measured:
+        text += "\n\n" + table(["boundary", "crosses as", "tried (ms of both stages)"], measured) + "\n"
+    return text + "\n" + summary

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from stagekit.graph.fingerprint import tensor_bytes
 from stagekit.graph.model import Graph, bring_inside
@@ -22,13 +23,15 @@ ALIGNMENT: Final = 4096
 def save_together(graphs: Mapping[str, Graph], folder: Path, weight_file: str) -> None:
     """Writes ``<name>`` for each graph into ``folder`` and all larger weights into one ``weight_file``.
 
-    Weights are streamed: at no time is more than one of them copied in memory.
+    Weights are streamed: at no time is more than one of them copied in memory. What exporters note beside a graph
+    (stack traces with the paths of the machine they ran on) is left out.
     """
     places: dict[str, tuple[int, int]] = {}
     with (folder / weight_file).open("wb") as stream:
         for name, graph in graphs.items():
             model = graph.edit()
             bring_inside(model)
+            model = ClearMetadataAndDocStringPass()(model).model
             for value in model.graph.initializers.values():
                 tensor = value.const_value
                 if tensor is None or tensor.nbytes < INLINE_BELOW or tensor.dtype is ir.DataType.STRING:

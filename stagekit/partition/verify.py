@@ -115,6 +115,7 @@ def run_file(path: Path, inputs: list[Array], where: str = "") -> dict[str, Arra
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feeds = dict(zip([i.name for i in session.get_inputs()], inputs, strict=True))

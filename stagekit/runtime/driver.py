@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from stagekit.errors import Cancelled, EngineError, UsageError
+from stagekit.graph.shapes import BATCH
 from stagekit.runtime.admission import Admission
 from stagekit.runtime.buffers import gather, is_finite, split
+from stagekit.runtime.lanes import Run, direct
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue
 from stagekit.runtime.registry import Entry
 from stagekit.runtime.scheduler import Batch, Scheduler
 from stagekit.runtime.statistics import CallStatistics
 from stagekit.runtime.work import Frame, Request, Value
-from stagekit.target import Buffer, Engine, Lane
+from stagekit.target import Buffer, Engine
 
 Done = Callable[[Request], None]
 """Told that a request is answered, in the thread that found out; it must be quick."""
@@ -66,8 +68,11 @@ class Driver:
         self._reopened: set[str] = set()
         self._gathered = 0
         self._closed = False
+        self._retiring = False
+        """There may be engines that no task holds any more."""
         self._lock = threading.Lock()
         self._mending = threading.Lock()
+        self._changing = threading.Lock()
         self._idle = dict.fromkeys(scheduler.devices, 0)
         self._woken = {name: threading.Condition(self._lock) for name in scheduler.devices}
         self._slots = {n: [_Slot(self, i) for i in reversed(range(d.depth))] for n, d in scheduler.devices.items()}
@@ -81,36 +86,52 @@ class Driver:
 
     # -- engines and tasks ---------------------------------------------------------------------------------------
 
-    def open(self, digest: str, engine: Engine, device: str) -> None:
-        """Takes over an opened engine, to be run on that device."""
-        size = sum(spec.bind(batch=1).nbytes() for spec in engine.outputs if _is_sized(spec.shape))
-        with self._lock:
-            self._engines[digest] = engine
-            self._scheduler.add_engine(digest, device, engine.batches, size)
-
     @property
     def engines(self) -> Mapping[str, Engine]:
+        """Open now, by digest."""
         return self._engines
 
-    def add(self, program: Program) -> None:
-        """Serves a task from now on, in place of one of the same name."""
-        with self._lock:
-            self._scheduler.add(program)
-            self.out.pop(program.task, None)
-            self._reopened -= {call.engine for call in program.calls}
+    def add(self, program: Program, open_engine: Callable[[str], tuple[Engine, str]]) -> None:
+        """Serves a task from now on, in place of one of the same name.
+
+        Args:
+            open_engine: gives an engine by its digest, and the device to run it on; asked for those not open.
+
+        Raises:
+            Whatever ``open_engine`` raises; nothing has changed then.
+        """
+        with self._changing:
+            while True:
+                with self._lock:
+                    missing = [call.engine for call in program.calls if call.engine not in self._engines]
+                    if not missing:
+                        self._scheduler.add(program)
+                        self.out.pop(program.task, None)
+                        self._reopened -= {call.engine for call in program.calls}
+                        self._retiring = True  # the one that it replaces may have left engines
+                        return
+                for digest in dict.fromkeys(missing):
+                    self._open(digest, *open_engine(digest))
 
     def remove(self, task: str) -> None:
-        """Takes no new requests for a task; those in flight are answered, then engines that nobody needs closed."""
+        """Takes no new requests for a task. Those in flight are answered, then engines that nobody needs closed."""
         with self._lock:
             self.out.pop(task, None)
             if task in self._scheduler.registry.entries:
                 self._scheduler.remove(task)
-        self.close_unused()
+        self._close_unused()
 
-    def close_unused(self) -> None:
-        """Closes engines that no task needs and no request waits for."""
+    def _open(self, digest: str, engine: Engine, device: str) -> None:
+        sized = all(isinstance(d, int) or d == BATCH for spec in engine.outputs for d in spec.shape)
+        size = sum(spec.bind(batch=1).nbytes() for spec in engine.outputs) if sized else 0
+        with self._lock:
+            self._engines[digest] = engine
+            self._scheduler.add_engine(digest, device, engine.batches, size)
+
+    def _close_unused(self) -> None:
         with self._lock:
             unused = [self._engines.pop(digest) for digest in self._scheduler.unused_engines()]
+            self._retiring = any(queue.users == 0 for queue in self._scheduler.engines.values())
         for engine in unused:
             engine.close()
 
@@ -153,14 +174,14 @@ class Driver:
             )
             running = self._start(self._scheduler.devices.values()) if waits else None
             finished = self._after()
-        _deliver(finished)
+        self._deliver(finished)
         while running is not None:
             running.execute()
             with self._lock:
                 self._take_back(running)
                 running = None if request.done else self._start(self._scheduler.devices.values())
                 finished = self._after()
-            _deliver(finished)
+            self._deliver(finished)
         return request
 
     def cancel(self, request: Request) -> bool:
@@ -168,7 +189,7 @@ class Driver:
         with self._lock:
             cancelled = self._scheduler.cancel(request)
             finished = self._after()
-        _deliver(finished)
+        self._deliver(finished)
         return cancelled
 
     def statistics(self) -> CallStatistics:
@@ -188,7 +209,7 @@ class Driver:
             finished = self._after()
             for condition in self._woken.values():
                 condition.notify_all()
-        _deliver(finished)
+        self._deliver(finished)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -213,7 +234,7 @@ class Driver:
                     if self._closed:
                         return
                     self._rest(device)
-            _deliver(finished)
+            self._deliver(finished)
 
     def _start(self, devices: Iterable[DeviceQueue]) -> _Running | None:
         """Under the lock: a batch to run, and a slot to run it in."""
@@ -235,11 +256,17 @@ class Driver:
                 device = self._scheduler.devices[name]
                 if device.heap and device.in_flight < device.depth:
                     self._woken[name].notify()
-        finished = self._scheduler.finished
+        finished, self._scheduler.finished = self._scheduler.finished, []
         if finished:
-            self._scheduler.finished = []
             self._admission.observe(len(finished), self._scheduler.devices.values())
         return finished
+
+    def _deliver(self, finished: Sequence[Request]) -> None:
+        """Outside the lock: tells who asked."""
+        for request in finished:
+            request.done_callback(request)
+        if finished and self._retiring:
+            self._close_unused()
 
     def _rest(self, device: DeviceQueue) -> None:
         """Under the lock: waits until there may be something to do."""
@@ -270,6 +297,7 @@ class Driver:
                 label = next(s.label for s in entry.steps if s.queue.digest == digest)
                 self.out[entry.task] = f"{label} failed again after it was reopened ({_what(error)})"
                 self._scheduler.remove(entry.task)
+            self._retiring = True
 
 
 class _Running:
@@ -298,7 +326,7 @@ class _Slot:
     def __init__(self, driver: Driver, number: int) -> None:
         self.driver = driver
         self.number = number
-        self._lanes: dict[str, tuple[Engine, Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]]] = {}
+        self._lanes: dict[str, tuple[Engine, Run]] = {}
 
     def run(self, batch: Batch) -> Sequence[Value | Exception]:
         """The outputs of each work of a batch, or why there are none."""
@@ -340,22 +368,15 @@ class _Slot:
         driver._give_up(digest, last)
         raise last
 
-    def _lane(self, digest: str, engine: Engine) -> Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]:
+    def _lane(self, digest: str, engine: Engine) -> Run:
         """How to call an engine on a lane that is this slot's own."""
         found = self._lanes.get(digest)
         if found is None or found[0] is not engine:
             if len(self._lanes) > 2 * len(self.driver._engines):
                 open_now = self.driver._engines
                 self._lanes = {d: lane for d, lane in self._lanes.items() if d in open_now}
-            lane: Lane = engine.lane()
-            run = getattr(lane, "run", None) or (lambda inputs, size: lane.submit(inputs, size).wait())
-            found = self._lanes[digest] = (engine, run)
+            found = self._lanes[digest] = (engine, direct(engine))
         return found[1]
-
-
-def _deliver(finished: Sequence[Request]) -> None:
-    for request in finished:
-        request.done_callback(request)
 
 
 def _named(error: Exception, label: str) -> EngineError:
@@ -369,7 +390,3 @@ def _not_finite(label: str) -> EngineError:
 
 def _what(error: Exception) -> str:
     return str(getattr(error, "what", "") or error or type(error).__name__)
-
-
-def _is_sized(shape: tuple[int | str, ...]) -> bool:
-    return all(isinstance(d, int) or d == "batch" for d in shape)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stagekit import target as targets
 from stagekit.bundle import DeployedTask, DeployManifest, read_manifest
 from stagekit.errors import BundleError, TargetUnavailable, UsageError, nearest
-from stagekit.runtime.program import Program, task_program
+from stagekit.runtime.program import Program, needs, task_program
 from stagekit.store import load_entry
 from stagekit.target import Engine, Profile, Target
 
@@ -43,15 +43,25 @@ class Deployment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = read_manifest(path, DeployManifest)
-        self.place = _place(self.manifest.target, self.manifest.profile, path)
+        self._place = _place(self.manifest.target, self.manifest.profile, path)
+        second = self.manifest.adapters
+        self._adapters = self._place if second is None else _place(second.target, second.profile, path)
+        if second is not None and self._adapters.name == self._place.name:
+            self._adapters = replace(self._adapters, name=f"{self._place.name} (adapters)")
+        self._own = self._adapter_engines()
 
     @property
     def places(self) -> tuple[Place, ...]:
-        return (self.place,)
+        """All devices that it needs."""
+        return (self._place,) if self._adapters is self._place else (self._place, self._adapters)
 
     def reread(self) -> None:
         """Takes in tasks that were compiled into the folder since."""
         self.manifest = read_manifest(self.path, DeployManifest)
+        self._own = self._adapter_engines()
+
+    def _adapter_engines(self) -> frozenset[str]:
+        return frozenset(d for t in self.manifest.tasks for d in (t.head, *(p.engine for p in t.prompts)))
 
     def tasks(self, names: Sequence[str] | None = None) -> list[DeployedTask]:
         """Tasks by name, each once; all where no names are given.
@@ -73,13 +83,22 @@ class Deployment:
         """The calls of a task.
 
         Args:
-            together: the tasks that it is to share calls with.
+            together: the tasks that it is to share calls with: stages are fused where none of them needs what
+                lies between.
         """
-        return task_program(task, self.manifest.stages)
+        needed = needs(task).union(*map(needs, together))
+        names = [s.name for s in self.manifest.stages]
+        ends = [s.boundary.name for s in self.manifest.stages]
+        fused = {
+            run.first: run
+            for run in self.manifest.fused
+            if needed.isdisjoint(ends[names.index(run.first) : names.index(run.last)])
+        }
+        return task_program(task, self.manifest.stages, fused)
 
     def place_of(self, digest: str) -> Place:
         """Where an engine runs."""
-        return self.place
+        return self._adapters if digest in self._own else self._place
 
     def open(self, digest: str) -> Engine:
         """Loads an engine.

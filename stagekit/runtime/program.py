@@ -8,10 +8,11 @@ difference.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from stagekit.bundle import DeployedStage, DeployedTask
+from stagekit.bundle import DeployedStage, DeployedTask, FusedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,18 @@ class Program:
     result: Ref
 
 
-def task_program(task: DeployedTask, stages: Sequence[DeployedStage]) -> Program:
+def needs(task: DeployedTask) -> set[str]:
+    """The boundaries that a task prompts or reads."""
+    return {*task.reads, *(p.boundary for p in task.prompts)}
+
+
+def task_program(
+    task: DeployedTask, stages: Sequence[DeployedStage], fused: Mapping[str, FusedRun] = MappingProxyType({})
+) -> Program:
     """The calls of one task, as far as its head reads.
+
+    Args:
+        fused: by the name of their first stage, runs to make in one call; nothing inside them may be needed.
 
     Behind a prompted boundary, the next stage and the head get the prompted feature (equation 2); the
     semantic map goes from each SPM to the next, past the boundaries without one.
@@ -60,8 +71,18 @@ def task_program(task: DeployedTask, stages: Sequence[DeployedStage]) -> Program
     values: tuple[Ref, ...] = (Ref(-1),)
     semantic: Ref | None = None
     features: dict[str, Ref] = {}
-    for stage in stages[: last + 1]:
-        calls.append(Call(stage.engine, values, stage.name))
+    index = 0
+    while index <= last:
+        run = fused.get(stages[index].name)
+        if run is not None:
+            index = next(i for i, s in enumerate(stages) if s.name == run.last)
+        stage = stages[index]
+        calls.append(
+            Call(stage.engine, values, stage.name)
+            if run is None
+            else Call(run.engine, values, f"{run.first}-{run.last}")
+        )
+        index += 1
         values = tuple(Ref(len(calls) - 1, i) for i in range(len(stage.boundary.tensors)))
         feature = stage.boundary.feature
         if stage.boundary.name in prompts:

@@ -88,13 +88,13 @@ def estimate(layers: Sequence[Layer], machine: Machine) -> Estimate:
     )
 
 
-def passes(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
+def passes(layers: Sequence[Layer], fuses: bool) -> list[tuple[Layer, ...]]:
     """Layers that run as one: an element-wise layer joins the layer before it when it alone reads its output."""
     found: list[tuple[Layer, ...]] = []
     for layer in layers:
         before = found[-1][-1] if found else None
         alone = before is not None and [o.name for o in layers if before.output in o.inputs] == [layer.name]
-        if alone and layer.kernel == (0, 0):
+        if fuses and alone and layer.kernel == (0, 0):
             found[-1] = (*found[-1], layer)
         else:
             found.append((layer,))
@@ -102,10 +102,10 @@ def passes(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
 
 
 def _frame(layers: Sequence[Layer], machine: Machine, busy: int) -> list[LayerCost]:
-    share = min(machine.core_gb_s, machine.memory_gb_s / busy) * 1e9 * machine.memory_efficiency
+    share = min(machine.core_gb_s, machine.memory_gb_s * machine.memory_efficiency / busy) * 1e9
     per_cycle = share / (machine.clock_mhz * 1e6)
     costs, resident = [], set[str]()
-    groups = passes(layers)
+    groups = passes(layers, machine.fuses_elementwise)
     for index, group in enumerate(groups):
         made = {layer.output for layer in group}
         sizes = {n: s for g in group for n, s in zip(g.inputs, g.input_bytes, strict=True) if n not in made}
@@ -140,9 +140,9 @@ def _compute(layer: Layer, machine: Machine) -> float:
     """Cycles of a layer whose data is there."""
     kh, kw = layer.kernel
     if kh == 0:
-        elements = max(layer.output_bytes, *layer.input_bytes) * len(layer.inputs)
+        elements = max(layer.output_bytes, *layer.input_bytes)
         return elements / (machine.element_gops * 1e9) * machine.clock_mhz * 1e6
-    pixels = layer.height * ceil(layer.width / machine.pixels)
+    pixels = ceil(layer.height * layer.width / machine.pixels)
     if layer.per_group == 1 and layer.groups > 1:
         passes = ceil(layer.channels / min(machine.input_channels, machine.output_channels)) * kh * kw
     else:
@@ -160,7 +160,7 @@ def _traffic(layer: Layer, fetched: int, machine: Machine) -> tuple[float, float
         whole = machine.weight_kib * 1024
         if layer.weight_bytes + fetched <= whole:
             return layer.weight_bytes, fetched
-        weight_space = feature_space = whole // 2
+        weight_space = feature_space = whole // 4  # halves of halves: one is filled while the other is read
     else:
         weight_space, feature_space = machine.weight_kib * 1024, machine.feature_kib * 1024
     weight_tiles = ceil(layer.weight_bytes / weight_space)

@@ -82,6 +82,7 @@ class Machine:
         image_us: time a frame costs outside the array (host call, interrupt), hidden by several threads (fitted).
         element_gops: element-wise work (add, pool) a core does in 1e9 elements a second.
         shared_memory: weights and features share one buffer (NVDLA's CBUF).
+        fuses_elementwise: whether a sum or pool runs with the convolution before it, tile by tile.
         keeps_features: whether a feature map may wait on the chip for the next layer.
     """
 
@@ -101,6 +102,7 @@ class Machine:
     element_gops: float = 1.0
     shared_memory: bool = False
     keeps_features: bool = True
+    fuses_elementwise: bool = False
 
     @property
     def macs_per_cycle(self) -> int:

@@ -1,1 +1,137 @@
-"""stub"""
+"""What a compiled program is like: a row for each layer, totals, a roofline, and what images did to it.
+
+Latency and throughput here are *modelled for the device named*, never measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stagekit_fixedpoint import bounds, reference
+from stagekit_fixedpoint.arithmetic import Ints
+from stagekit_fixedpoint.cycles import Estimate, estimate
+from stagekit_fixedpoint.device import Device
+from stagekit_fixedpoint.layers import layers_of
+from stagekit_fixedpoint.lowering import step_macs
+from stagekit_fixedpoint.program import Array, Program
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One step.
+
+    Args:
+        headroom_bits: accumulator bits that the worst input leaves free; None for steps without a sum.
+        saturated: share of output values that left the format, over the images seen; None before any.
+        sqnr_db: of the output against the float model's; None before any.
+        cycles: modelled, 0 for steps that only move numbers or run with the step before them.
+        bound_by: compute, weights, features, store or overhead.
+    """
+
+    name: str
+    operator: str
+    format_in: str
+    format_out: str
+    macs: int
+    headroom_bits: int | None
+    cycles: float
+    bound_by: str
+    saturated: float | None = None
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A program on a device."""
+
+    device: str
+    layers: tuple[LayerRow, ...]
+    modelled: Estimate
+    macs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data for manifests."""
+        e = self.modelled
+        return {
+            "label": f"modelled for {self.device}",
+            "latency_ms": e.latency_ms,
+            "fps_single": e.fps_single,
+            "fps": e.fps,
+            "mac_utilization": e.utilization,
+            "bytes_moved": e.moved,
+            "on_chip_bytes": e.on_chip,
+            "macs": self.macs,
+            "layers": [asdict(row) for row in self.layers],
+        }
+
+
+def report(program: Program, device: Device) -> Report:
+    """The report before any image was seen."""
+    modelled = estimate(layers_of(program), device.machine)
+    costs = {c.name: c for c in modelled.layers}
+    rows = []
+    for step in program.steps:
+        limit, cost = bounds.accumulator(program, step), costs.get(step.name)
+        rows.append(
+            LayerRow(
+                step.name,
+                type(step).__name__,
+                ", ".join(str(program.tensors[n].format) for n in step.inputs),
+                str(program.tensors[step.output].format),
+                step_macs(program, step),
+                None if limit is None else program.accumulator_bits - limit.bits,
+                cost.cycles if cost else 0.0,
+                cost.bound_by if cost else "",
+            )
+        )
+    return Report(device.name, tuple(rows), modelled, sum(row.macs for row in rows))
+
+
+def observed(
+    program: Program, inputs: Mapping[str, Ints], reals: Mapping[str, Array] | None = None
+) -> dict[str, tuple[float | None, float | None]]:
+    """Saturation and SQNR of each step on some images, by step output.
+
+    Args:
+        reals: the float model's tensors by the program's tensor names, as far as they are known.
+    """
+    values = reference.run(program, inputs, keep=True)
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for step in program.steps:
+        out = program.tensors[step.output]
+        stored = values[step.output]
+        share = None
+        if hasattr(step, "requantize"):
+            ends = (stored == out.format.lowest) | (stored == out.format.highest)
+            share = float(ends.mean())
+        real = None if reals is None else reals.get(step.output)
+        noise = None
+        if real is not None:
+            error = (stored - out.zero_point) * out.scale - real
+            power = float((error.astype(np.float64) ** 2).mean())
+            noise = float("inf") if power == 0 else 10 * float(np.log10((real.astype(np.float64) ** 2).mean() / power))
+        found[step.output] = share, noise
+    return found
+
+
+def roofline(row: Report, device: Device, width: int = 48) -> str:
+    """A picture in characters: for each layer its operations a byte and how near it comes to the device's roof."""
+    machine = device.machine
+    peak = 2 * machine.macs_per_cycle * machine.clock_mhz / 1e3
+    bandwidth = min(machine.core_gb_s, machine.memory_gb_s * machine.memory_efficiency)
+    lines = [f"modelled for {device.name}: peak {peak:.0f} GOP/s, memory {bandwidth:.1f} GB/s, one core"]
+    for cost in row.modelled.layers:
+        if not cost.macs:
+            continue
+        intensity = 2 * cost.macs / max(cost.moved, 1)
+        roof = min(peak, intensity * bandwidth)
+        reached = 2 * cost.macs * machine.clock_mhz / 1e3 / cost.cycles
+        bar = "#" * round(width * reached / peak)
+        roof_at = min(round(width * roof / peak), width - 1)
+        picture = "".join("|" if i == roof_at else bar[i : i + 1] or " " for i in range(width))
+        lines.append(f"{cost.name[:28]:28} {intensity:8.1f} OP/B {reached:7.0f} GOP/s [{picture}] {cost.bound_by}")
+    return "\n".join(lines)

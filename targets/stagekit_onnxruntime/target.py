@@ -69,6 +69,10 @@ class OnnxRuntimeTarget:
 
         return without_kernel(graph)
 
+    def in_flight(self, profile: Profile) -> int:
+        """One: a call computes on all threads, in the caller's thread, and there is nothing to transfer."""
+        return 1
+
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
         """The plain form alone: its kernels compute in their own blocked layout, and no other order is nearer to it."""
         return [spec]

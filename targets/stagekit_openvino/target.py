@@ -78,6 +78,10 @@ class OpenVinoTarget:
 
         return without_conversion(core, graph)
 
+    def in_flight(self, profile: Profile) -> int:
+        """One for each stream on a CPU, which has nothing to transfer; elsewhere two, so that data move meanwhile."""
+        return int(profile.options.get("streams", 1)) if profile.device == "CPU" else 2
+
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
         """The plain form; f32 maps also channels last, and in bf16 all of it at half the bytes as well.
 

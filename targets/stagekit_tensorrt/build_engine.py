@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import runpy
 import sys
 import time
@@ -110,7 +111,7 @@ def build(request: Path, emit: Any = print) -> dict[str, Any]:
     _add_profile(builder, options, config["shapes"])
     cache = request.parent / asked["timing_cache"] if asked.get("timing_cache") and row.timing_cache else None
     if cache:
-        options.set_timing_cache(options.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
+        _read_timings(options, cache)
     begun = time.perf_counter()
     plan = builder.build_serialized_network(network, options)
     if plan is None:
@@ -118,7 +119,9 @@ def build(request: Path, emit: Any = print) -> dict[str, Any]:
     content = bytes(plan)
     (request.parent / asked["plan"]).write_bytes(content)
     if cache:
-        cache.write_bytes(bytes(options.get_timing_cache().serialize()))
+        fresh = cache.with_name(f"{cache.name}.{os.getpid()}")
+        fresh.write_bytes(bytes(options.get_timing_cache().serialize()))
+        fresh.replace(cache)  # at one stroke: other builds read it
     result = {
         "builder": name,
         "version": trt.__version__,
@@ -190,6 +193,14 @@ def _configure(trt: Any, options: Any, config: dict[str, Any], row: Differences)
         options.num_compute_capabilities = len(config["compute_capabilities"])
         for index, number in enumerate(config["compute_capabilities"]):
             options.set_compute_capability(getattr(trt.ComputeCapability, f"SM{number}"), index)
+
+
+def _read_timings(options: Any, cache: Path) -> None:
+    """Takes over what earlier builds measured; a damaged file, or one of another version or GPU, counts for nothing."""
+    for content in (cache.read_bytes() if cache.exists() else b"", b""):
+        timings = options.create_timing_cache(content)
+        if timings is not None and options.set_timing_cache(timings, False):
+            return
 
 
 def _add_profile(vendor_builder: Any, options: Any, shapes: dict[str, list[list[int]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -49,13 +50,16 @@ def write_request(folder: Path, name: str, config: BuildConfig, timing_cache: Pa
     return path
 
 
-def run(request: Path, progress: Progress, limit: float = TIME_LIMIT, script: Path | None = None) -> Build:
+def run(
+    request: Path, progress: Progress, limit: float = TIME_LIMIT, script: Path | None = None, gpu: int = 0
+) -> Build:
     """Builds in a child process.
 
     Args:
         progress: told of the builder's log as it comes.
         limit: seconds after which the child is ended.
         script: in place of ``build_engine.py``.
+        gpu: that TensorRT is to time kernels on.
 
     Raises:
         CompileError: the builder refused (with its own words), crashed, or took longer than ``limit``.
@@ -63,7 +67,14 @@ def run(request: Path, progress: Progress, limit: float = TIME_LIMIT, script: Pa
     """
     # -P: without it the script's folder, which is this package, comes first on the path.
     command = [sys.executable, "-P", str(script or build_engine.__file__), str(request)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=_seeing(gpu),
+    )
     late = threading.Event()
 
     def end() -> None:
@@ -96,6 +107,14 @@ def run(request: Path, progress: Progress, limit: float = TIME_LIMIT, script: Pa
         result = json.loads(request.with_name(request.name.replace(".request.", ".result.")).read_text())
         return Build(result, log)
     raise _failure(code, log, request)
+
+
+def _seeing(gpu: int) -> dict[str, str]:
+    """The environment of a process that sees this GPU as its first."""
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if gpu == 0:
+        return dict(os.environ)
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": visible[gpu] if gpu < len(visible) else str(gpu)}
 
 
 def _failure(code: int, log: list[str], request: Path) -> CompileError | TargetUnavailable:

@@ -23,6 +23,7 @@ from stagekit.errors import EngineError, UsageError
 from stagekit.graph import TensorSpec
 from stagekit.target import Buffer
 from stagekit_tensorrt.cuda import Block, Cuda, Event, host_view
+from stagekit_tensorrt.vendor_log import VendorLog, last_words
 
 CALLS_IN_FLIGHT = 8
 """Calls of one lane that may be under way; a further submit waits for the oldest."""
@@ -74,13 +75,15 @@ class TrtEngine:
 
     Args:
         vendor_engine: an ``ICudaEngine``.
-        keep: what must outlive it: the runtime and its logger.
+        runtime: of the vendor's, which must outlive it.
+        log: the runtime's, which must outlive that.
     """
 
     def __init__(
         self,
         vendor_engine: Any,
-        keep: object,
+        runtime: object,
+        log: VendorLog | None,
         cuda: Cuda,
         name: str,
         inputs: tuple[TensorSpec, ...],
@@ -92,7 +95,8 @@ class TrtEngine:
         self.outputs = outputs
         self.batches = batches
         self.cuda = cuda
-        self._keep: object = keep
+        self.log = log
+        self._runtime: object = runtime
         self._engine: Any = vendor_engine
         self._lanes: weakref.WeakSet[TrtLane] = weakref.WeakSet()
 
@@ -113,7 +117,7 @@ class TrtEngine:
         for lane in list(self._lanes):
             lane.close()
         self._engine = None
-        self._keep = None
+        self._runtime = None
 
 
 class TrtLane:
@@ -125,7 +129,7 @@ class TrtLane:
         self._cuda.activate()
         self.context: Any = vendor_engine.create_execution_context()
         if self.context is None:
-            raise EngineError("TensorRT gives no execution context: too little GPU memory?", where=engine.name)
+            raise EngineError(f"TensorRT gives no execution context{last_words(engine.log)}", where=engine.name)
         self._compute = self._cuda.stream()
         self._copies = self._cuda.stream()
         for stream in (self._compute, self._copies):
@@ -172,7 +176,7 @@ class TrtLane:
             outputs.append((bound, self._cuda.device.take(bound.nbytes())))
             self._bind(spec.name, outputs[-1][1].address, None)
         if not self.context.execute_async_v3(int(self._compute)):
-            raise EngineError("TensorRT refused the call; its log names the reason", where=self._engine.name)
+            raise EngineError(f"TensorRT refused the call{last_words(self._engine.log)}", where=self._engine.name)
         finished = self._cuda.mark(self._compute)
         buffers = tuple(DeviceBuffer(s, block, finished, self._cuda) for s, block in outputs)
         call = TrtCall(self._engine.name, buffers, tuple(held), finished)

@@ -58,8 +58,8 @@ def device_of(builder: str, profile: Profile, gpu: Gpu | None) -> str:
     return text if level == "same_compute_capability" or gpu is None else f"{text} {gpu.name}"
 
 
-def gpu_of(profile: Profile) -> Gpu | None:
-    """The GPU that a profile's ``device`` names (``GPU`` is the first, ``GPU:1`` the second); ``None`` if absent.
+def gpu_index(profile: Profile) -> int:
+    """The number of the GPU that a profile's ``device`` names: ``GPU`` is the first, ``GPU:1`` the second.
 
     Raises:
         UsageError: it names something else.
@@ -70,7 +70,12 @@ def gpu_of(profile: Profile) -> Gpu | None:
             f"the device of a TensorRT profile is GPU or GPU:<number>, not {profile.device!r}",
             where=f"profile {profile.name}",
         )
-    index = int(number or 0)
+    return int(number or 0)
+
+
+def gpu_of(profile: Profile) -> Gpu | None:
+    """The GPU that a profile names; ``None`` where it is not here."""
+    index = gpu_index(profile)
     return next((gpu for gpu in gpus() if gpu.index == index), None)
 
 

@@ -22,6 +22,7 @@ from stagekit_tensorrt.cuda import Cuda, runtime_module
 from stagekit_tensorrt.engine import TrtEngine
 from stagekit_tensorrt.gpu import gpus
 from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
+from stagekit_tensorrt.vendor_log import VendorLog, last_words, vendor_log
 
 if TYPE_CHECKING:
     from stagekit.build.kit import WantedEngine
@@ -100,7 +101,8 @@ class TensorRtTarget:
         cache = _timing_cache(profile)
         request = child.write_request(workdir, "engine", planned.config, cache)
         try:
-            built = child.run(request, progress, config.positive(profile, "time_limit", child.TIME_LIMIT))
+            limit = config.positive(profile, "time_limit", child.TIME_LIMIT)
+            built = child.run(request, progress, limit, gpu=sidecar.gpu_index(profile))
         except CompileError as error:
             raise CompileError(error.what, where=graph.source, remedy=error.remedy) from error
         finally:
@@ -138,9 +140,11 @@ class TensorRtTarget:
                 remedy="run the deployment where an NVIDIA GPU and its driver are",
             )
         path = blob.root / blob.files[0]
-        engine, keep = _deserialise(trt, row, path)
         cuda = _cuda(gpu.index)
-        return TrtEngine(engine, keep, cuda, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"]))
+        engine, runtime, log = _deserialise(trt, row, path)
+        return TrtEngine(
+            engine, runtime, log, cuda, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"])
+        )
 
 
 def _check_builder(profile: Profile) -> None:
@@ -184,27 +188,27 @@ def _timing_cache(profile: Profile) -> Path | None:
     return folder / f"{name}.cache"
 
 
-def _deserialise(trt: ModuleType, row: Differences, path: Path) -> tuple[Any, object]:
-    """The vendor's engine, and what must outlive it.
+def _deserialise(trt: ModuleType, row: Differences, path: Path) -> tuple[Any, Any, VendorLog]:
+    """The vendor's engine, and the runtime and log that must outlive it.
 
     Raises:
         EngineError: the runtime refuses the plan.
     """
-    logger = trt.Logger(trt.ILogger.Severity.WARNING)
-    runtime = trt.Runtime(logger)
+    log = vendor_log(trt)
+    runtime = trt.Runtime(log)
     content = path.read_bytes()
     if row.checks_plans:
         validity, diagnostics = runtime.get_engine_validity(content)
         if validity == trt.EngineValidity.INVALID:
             raise EngineError(
-                f"TensorRT-RTX finds the plan invalid here (diagnostics {diagnostics:#x})",
+                f"TensorRT-RTX finds the plan invalid here (diagnostics {diagnostics:#x}){last_words(log)}",
                 where=path,
                 remedy="update the GPU's driver, or set compute_capability in the profile and compile again",
             )
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
-        raise EngineError("TensorRT cannot load the plan; its log names the reason", where=path)
-    return engine, (runtime, logger)
+        raise EngineError(f"TensorRT cannot load the plan{last_words(log)}", where=path, remedy="compile it again")
+    return engine, runtime, log
 
 
 _opened: dict[tuple[int, int], Cuda] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,16 @@ from stagekit.partition.partition import partition_module
 Exporter = Literal["dynamo", "torchscript"]
 Size = tuple[int, int]
 Bundle = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads only get into each other's way in networks as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 VIT = ViT("tiny_vit", 24, 3, 2, 8, grid=4, cuts=("unit1",), size=(32, 48), layer_scale=True)
 

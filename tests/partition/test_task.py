@@ -40,7 +40,7 @@ Tiny = Callable[..., Backbone]
 
 CLASSES = 4
 PRIOR = torch.tensor([0.4, 0.3, 0.2, 0.1])
-SIZES = {"cnn": [None, (48, 40), (40, 72)], "vit": [None, (64, 40)]}
+SIZES = {"cnn": [None, (48, 40)], "vit": [None, (64, 40)]}
 # Which boundaries are prompted, and the head over those that it reads.
 TASKS: dict[str, tuple[str, list[int], Callable[[Backbone], Head]]] = {
     "cnn, all prompted": ("cnn", [0, 1, 2], lambda b: LightHead(b.boundaries[1:], CLASSES, width=8)),
@@ -100,8 +100,8 @@ def boundaries_of(stages: StagesManifest) -> dict[str, Boundary]:
     return {s.boundary.name: s.boundary for s in stages.stages}
 
 
-def chain(stages_path: Path, task_path: Path, frames: Array, output: Literal["labels", "logits"]) -> Array:
-    """A whole request, in the plainest way: every graph in its turn, in ONNX Runtime."""
+def chain(stages_path: Path, task_path: Path, frames: Array) -> tuple[Array, Array]:
+    """Logits and labels of a whole request, in the plainest way: every graph in its turn, in ONNX Runtime."""
     stages = read_manifest(stages_path, StagesManifest)
     task = read_manifest(task_path, TaskManifest)
     boundaries = boundaries_of(stages)
@@ -122,8 +122,12 @@ def chain(stages_path: Path, task_path: Path, frames: Array, output: Literal["la
             assert given["prompted"].shape == x.shape
             x, semantic, before = given["prompted"], given["semantic_out"], stage.boundary
         features[stage.boundary.name] = x
-    head = head_graph(task_path, task.head, boundaries, stages.frame, output)
-    return run_graph(head, [features[name] for name in task.head.reads])[output]
+    read = [features[name] for name in task.head.reads]
+    logits, labels = (
+        run_graph(head_graph(task_path, task.head, boundaries, stages.frame, output), read)[output]
+        for output in ("logits", "labels")
+    )
+    return logits, labels
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -141,31 +145,27 @@ def test_likewise_through_the_other_exporter(name: str, task: Callable[..., Path
 def check_chain(name: str, exporter: Exporter, task: Callable[..., Path], bundle: Bundle, tiny: Tiny) -> None:
     kind = TASKS[name][0]
     path = task(name, exporter)
-    for size, batch in zip(SIZES[kind], (2, 1, 3), strict=False):
+    for size, batch in zip(SIZES[kind], (2, 3), strict=True):
         net = network(tiny, name, size)
         stages = bundle(kind, "torchscript", size)
         frames = np.random.default_rng(5).integers(0, 256, (batch, *net.backbone.size, 3), dtype=np.uint8)
         with torch.inference_mode():
             expected = net(torch.from_numpy(frames)).logits
-        logits = chain(stages, path, frames, "logits")
+        logits, labels = chain(stages, path, frames)
         assert logits.shape == expected.shape
         assert np.abs(logits - expected.numpy()).max() <= 1e-5 * float(expected.abs().max())
 
-        labels = chain(stages, path, frames, "labels")
         assert (labels.dtype, labels.shape) == (np.uint8, frames.shape[:3])
         full = nn.functional.interpolate(expected, frames.shape[1:3], mode="bilinear", align_corners=False)
         top = full.topk(2, dim=1).values
         clear = (top[:, 0] - top[:, 1] > 1e-4 * float(full.abs().max())).numpy()  # a tie may fall to either side
         assert clear.mean() > 0.98
         np.testing.assert_array_equal(labels[clear], full.argmax(1).numpy()[clear])
-        assert len(np.unique(labels)) > 1
 
 
 def test_a_task_fits_stages_of_the_other_exporter(task: Callable[..., Path], bundle: Bundle) -> None:
     frames = np.random.default_rng(5).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
-    one, other = (
-        chain(bundle("cnn", e), task("cnn, one skipped"), frames, "logits") for e in ("torchscript", "dynamo")
-    )
+    one, other = (chain(bundle("cnn", e), task("cnn, one skipped"), frames)[0] for e in ("torchscript", "dynamo"))
     np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
 
 

@@ -157,3 +157,15 @@ def test_another_task_builds_its_own_graphs_alone(rtx: MakeProfile, zoo: Any, st
     second = stagekit("compile", zoo.stages, zoo.tasks["sea"], "--profile", "trt-f32", "--json")
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert [e["graph"] for e in second.json["engines"] if not e["cached"]] == ["sea/spm0", "sea/head"]
+
+
+def test_a_runtimes_complaints_are_kept_and_not_printed(rtx: MakeProfile, capfd: pytest.CaptureFixture[str]) -> None:
+    from stagekit_tensorrt.installed import vendor
+    from stagekit_tensorrt.vendor_log import last_words, vendor_log
+
+    trt, _ = vendor("tensorrt-rtx")
+    log = vendor_log(trt)
+    assert last_words(log) == ""
+    assert trt.Runtime(log).deserialize_cuda_engine(b"no plan at all" * 10) is None
+    assert len(last_words(log)) > 10
+    assert capfd.readouterr() == ("", "")

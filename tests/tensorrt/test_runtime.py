@@ -38,7 +38,7 @@ def cuda(runtime: FakeRuntime) -> Cuda:
 @pytest.fixture
 def load(runtime: FakeRuntime, cuda: Cuda) -> Callable[..., TrtEngine]:
     def make(function: Callable[[Array], Array] = lambda x: 2 * x + 1) -> TrtEngine:
-        return TrtEngine(FakeVendorEngine(runtime, function), None, cuda, "engine", (X,), (Y,), (1, 2))
+        return TrtEngine(FakeVendorEngine(runtime, function), None, None, cuda, "engine", (X,), (Y,), (1, 2))
 
     return make
 

@@ -40,7 +40,7 @@ KNOWN_AS = {
 }
 """What a parameter or field of that name is, in the files that talk to TensorRT."""
 
-TALKS_TO_VENDOR = {"build_engine.py", "engine.py", "layers.py", "target.py"}
+TALKS_TO_VENDOR = {"build_engine.py", "engine.py", "layers.py", "target.py", "vendor_log.py"}
 
 RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),

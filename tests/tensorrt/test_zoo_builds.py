@@ -33,7 +33,7 @@ MODELS = {
 """Prompted boundaries, and those that the head reads."""
 
 CAPABILITIES = ("86", "89", "120")
-TOLERANCE = {"f32": 1e-5, "fp16": 1e-2, "bf16": 5e-2}
+TOLERANCE = {"f32": 1e-5, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-5}
 TARGET = TensorRtTarget()
 
 
@@ -124,11 +124,11 @@ def test_every_graph_builds_twice_to_the_same_bytes(
             assert len(digests) == 1, f"{engine.name} differs between two builds for {capability}"
 
 
-@pytest.mark.parametrize("precision", ["f32", "fp16", "bf16"])
-def test_the_file_for_the_builder_computes_what_the_float_graph_does(
+@pytest.mark.parametrize("precision", ["f32", "fp16", "bf16", "int8"])
+def test_the_file_for_the_builder_computes_what_the_graph_does(
     model: Model, precision: str, profile: MakeProfile, tmp_path: Path
 ) -> None:
-    """Stage by stage, each fed with what the float stage before it gives."""
+    """Stage by stage, each fed with what the stage before it gives; of int8 the Q/DQ graph is the measure."""
     known: dict[str, np.ndarray[Any, Any]] = {}
     for engine in model.graphs(profile(precision), tmp_path):
         fresh = reference.sample(engine.graph.inputs, 1)
@@ -139,6 +139,8 @@ def test_the_file_for_the_builder_computes_what_the_float_graph_does(
         for name, found in reference.run(typed, inputs).items():
             if wanted[name].dtype == np.uint8:
                 assert np.mean(found == wanted[name]) > 0.98, f"{engine.name}: {name}"
+            elif wanted[name].dtype == np.int8:
+                assert np.array_equal(found, wanted[name]), f"{engine.name}: {name}"
             else:
                 error = np.abs(found - wanted[name]).max() / np.abs(wanted[name]).max()
                 assert error < TOLERANCE[precision], f"{engine.name}: {name} off by {error:.1e}"

@@ -96,7 +96,3 @@ def recipe(folder: Folder) -> Callable[..., Recipe]:
         return parse_recipe(stated)
 
     return make
-
-
-RANDOM = {"flip": True, "rotate": 0.3, "scale": (0.8, 1.2), "brightness": 0.2}
-"""Every augmentation but the crop."""

@@ -1,0 +1,233 @@
+"""int8 against float: mIoU of every calibrator on real tasks, in the engines that a user runs.
+
+Rows of the table: task, backbone, target, profile, method, images, miou_float, miou_int8, drop (points),
+integer_share (of the frozen stages' MACs), calibration_seconds. mIoU is over the data set's test split, in
+percent, in the images' own size; ranges come from its train split.
+
+    python benchmarks/calibration.py --case lite0.stages landcover.task data/landcover --json out.json
+    python benchmarks/calibration.py --case ... --new-task sea.task data/sea        # a task added later
+    python benchmarks/calibration.py --case ... --others                            # beside ORT's and NNCF's own
+    python benchmarks/calibration.py --case ... --memory                            # 10 against 1,000 images
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from stagekit_calib.chain import Chain, open_chain
+from stagekit_calib.readers import Images, from_iterable, from_path
+from stagekit_calib.run import calibrate, extend
+
+from stagekit.build.compile import compile
+from stagekit.bundle import TaskManifest, read_manifest
+from stagekit.cpu import instruction_sets
+from stagekit.data.folder import Folder
+from stagekit.data.metrics import Confusion
+from stagekit.quant.ranges import METHODS
+from stagekit.quant.record import Audit, Calibration, load, save, task_binding
+from stagekit.quant.scheme import scheme_of
+from stagekit.quant.stages import quantise_stages
+from stagekit.session import Session
+from stagekit.store import Store
+from stagekit.target import load_profile
+
+HERE = Path(__file__).parent
+PATH = click.Path(path_type=Path)
+FLOAT = {"ort-int8": "ort-f32", "ov-int8": "ov-f32"}
+METHODS_SHOWN = [*(m for m in METHODS), "percentile:99.9"]
+
+
+@click.command()
+@click.option("--case", "cases", type=(PATH, PATH, PATH), multiple=True, required=True, help="STAGES TASK DATA")
+@click.option("--new-task", type=(PATH, PATH), help="TASK DATA added to the first case's record later.")
+@click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
+@click.option("--method", "methods", multiple=True, default=METHODS_SHOWN, show_default=True)
+@click.option("--limit", default=64, show_default=True, help="Calibration images.")
+@click.option("--keep-float", multiple=True, help="Patterns stage/node of nodes that stay float.")
+@click.option("--others", is_flag=True, help="Also ONNX Runtime's quantize_static and NNCF, with their defaults.")
+@click.option("--memory", is_flag=True, help="Only the peak memory of calibrating 10 and 1,000 images.")
+@click.option("--json", "path", type=PATH, help="Write the rows here.")
+def main(
+    cases: tuple[tuple[Path, Path, Path], ...],
+    new_task: tuple[Path, Path] | None,
+    profiles: tuple[str, ...],
+    methods: tuple[str, ...],
+    limit: int,
+    keep_float: tuple[str, ...],
+    others: bool,
+    memory: bool,
+    path: Path | None,
+) -> None:
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), rows)
+        for case in cases:
+            if memory:
+                bench.memory(case[0], case[1])
+                continue
+            bench.calibrators(*case, profiles, methods, limit, keep_float)
+            if others:
+                bench.others(*case, limit)
+        if new_task and not memory:
+            bench.later(*cases[0], *new_task, profiles, limit)
+    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    click.echo(text)
+
+
+class Bench:
+    """Measures into rows; everything it builds lies in one folder."""
+
+    def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.store = Store(folder / "store")
+
+    def add(self, **row: Any) -> None:
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+        self.rows.append(shown)
+        click.echo("  " + ", ".join(f"{k} {v}" for k, v in shown.items()), err=True)
+
+    def miou(self, stages: Path, task: Path, data: Path, profile: str, record: Path | None = None) -> float:
+        """Percent, of a deployment run by a session."""
+        output = self.folder / "run.deploy"
+        name = read_manifest(task, TaskManifest).name
+        compile([stages, task], profile=profile, output=output, calibration=record, store=self.store)
+        with Session(output) as session:
+            return score(Folder.open(data), lambda image: session.run(image)[name])
+
+    def calibrators(
+        self,
+        stages: Path,
+        task: Path,
+        data: Path,
+        profiles: tuple[str, ...],
+        methods: tuple[str, ...],
+        limit: int,
+        keep_float: tuple[str, ...],
+    ) -> None:
+        """One row for each target and method; the histograms are taken once."""
+        chain = open_chain(stages, [task])
+        begun = time.perf_counter()
+        record = replace(calibrate(chain, from_path(data, limit=limit)), keep_float=keep_float)
+        seconds = time.perf_counter() - begun
+        for profile in profiles:
+            expected = self.miou(stages, task, data, FLOAT[profile])
+            for method in methods:
+                saved = self.folder / "bench.calib"
+                save(replace(record, method=method), saved)
+                given = self.miou(stages, task, data, profile, saved)
+                self.add(
+                    **self.facts(chain, profile),
+                    method=method,
+                    images=record.data[0].images,
+                    miou_float=expected,
+                    miou_int8=given,
+                    drop=expected - given,
+                    integer_share=share(chain, load(saved), profile),
+                    calibration_seconds=seconds,
+                )
+
+    def later(
+        self, stages: Path, task: Path, data: Path, new: Path, new_data: Path, profiles: tuple[str, ...], limit: int
+    ) -> None:
+        """A record of one task, another added: as it is (past the refusal), and after extending."""
+        record = calibrate(open_chain(stages, [task]), from_path(data, limit=limit))
+        chain = open_chain(stages, [new])
+        harmless = Audit(task=task_binding(read_manifest(new, TaskManifest)), images=1, worst=0.0, tensor="measured")
+        grown = extend(record, chain, from_path(new_data, limit=limit))
+        for profile in profiles:
+            expected = self.miou(stages, new, new_data, FLOAT[profile])
+            for name, made in (("before extend", replace(record, audits=(harmless,))), ("after extend", grown)):
+                saved = self.folder / "later.calib"
+                save(made, saved)
+                given = self.miou(stages, new, new_data, profile, saved)
+                drop = expected - given
+                self.add(**self.facts(chain, profile), method=name, miou_float=expected, miou_int8=given, drop=drop)
+
+    def others(self, stages: Path, task: Path, data: Path, limit: int) -> None:
+        """The vendors' own quantisers on the same network as one graph, the same images, their defaults."""
+        from joined import joined, nncf_quantised, ort_quantised
+
+        chain = open_chain(stages, [task])
+        geometry = chain.geometry(next(iter(chain.tasks)))
+        frames = [geometry.apply(image)[0][None] for _, image in from_path(data, limit=limit)]
+        whole = self.folder / "whole.onnx"
+        joined(chain).save(whole)
+        for tool, target, quantised in (
+            ("onnxruntime quantize_static", "onnxruntime", ort_quantised),
+            ("nncf.quantize", "openvino", nncf_quantised),
+        ):
+            begun = time.perf_counter()
+            try:
+                run = quantised(whole, frames, self.folder)
+            except ImportError as error:
+                click.echo(f"  {tool}: {error}", err=True)
+                continue
+            seconds = time.perf_counter() - begun
+
+            def labels(image: Any, run: Any = run) -> Any:
+                pixels, placement = geometry.apply(image)
+                return placement.labels_to_image(run(pixels[None])[0])
+
+            given = score(Folder.open(data), labels)
+            facts = {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target}
+            self.add(**facts, method=tool, images=len(frames), miou_int8=given, calibration_seconds=seconds)
+
+    def memory(self, stages: Path, task: Path) -> None:
+        """Peak memory of a process that calibrates on so many generated images."""
+        for images in (10, 1000):
+            program = (
+                f"from calibration import peak; peak({str(stages.resolve())!r}, {str(task.resolve())!r}, {images})"
+            )
+            found = subprocess.run(
+                [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=HERE
+            )
+            self.add(task=task.stem, backbone=stages.stem, images=images, peak_mib=float(found.stdout))
+
+    def facts(self, chain: Chain, profile: str) -> dict[str, Any]:
+        target = load_profile(profile).target
+        return {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target, "profile": profile}
+
+
+def score(folder: Folder, run: Any) -> float:
+    """mIoU in percent over the test split."""
+    counts = Confusion(len(folder.classes.names))
+    for sample in folder.samples("test"):
+        counts.update(run(sample.image), sample.mask)
+    return 100 * counts.miou()
+
+
+def share(chain: Chain, record: Calibration, profile: str) -> float:
+    return quantise_stages(chain.stages, record, scheme_of(load_profile(profile))).integer_share
+
+
+def peak(stages: str, task: str, count: int) -> None:
+    """Calibrates on generated images and prints this process's peak memory in MiB."""
+
+    def generated() -> Iterator[Any]:
+        for index in range(count):
+            generator = np.random.default_rng(index)
+            coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            yield np.kron(coarse, np.ones((28, 28, 1), np.uint8))
+
+    images = Images("generated", count, lambda: iter(from_iterable(generated())))
+    calibrate(open_chain(Path(stages), [Path(task)]), images)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Which device runs SPMs and heads: the price of each arrangement, transfers included.
+
+Stages on one device and adapters on another work side by side, as a pipeline: the throughput is that of the
+busier of the two. On one device alone, the loads add up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagekit import target as targets
+from stagekit.build.engines import Builder
+from stagekit.build.place import head_graph, spm_graph, stage_graph
+from stagekit.build.plan import sample
+from stagekit.bundle import StagesManifest, TaskManifest, read_graph, read_manifest
+from stagekit.errors import StagekitError
+from stagekit.graph import Graph
+from stagekit.runtime.lanes import direct
+
+ROUNDS = 7
+WORTH = 0.05
+"""A second device must be at least this share faster: it also takes memory and another vendor's software."""
+
+MEMORY_BANDWIDTH = 4e9
+"""Bytes a second that a boundary is copied at between two devices of one machine; a cautious figure for a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one image with all its tasks costs on each device.
+
+    Args:
+        stages: seconds on the device of the stages.
+        adapters: seconds of all SPMs and heads on the device that runs them.
+        moved: bytes that cross between the two.
+        apart: the devices work side by side, sharing nothing.
+    """
+
+    stages: float
+    adapters: float
+    moved: int = 0
+    apart: bool = False
+
+
+def price(load: Load, bandwidth: float = MEMORY_BANDWIDTH) -> float:
+    """Seconds an image: the longest load of two devices that work side by side, or the sum on one."""
+    if not load.apart:
+        return load.stages + load.adapters
+    transfer = load.moved / bandwidth
+    return max(load.stages + transfer, load.adapters + transfer)
+
+
+def choose(loads: Sequence[Load], bandwidth: float = MEMORY_BANDWIDTH) -> int:
+    """The index of the cheapest arrangement; the first, which is one device, unless another clearly beats it."""
+    prices = [price(load, bandwidth) for load in loads]
+    best = min(range(len(prices)), key=prices.__getitem__)
+    return best if prices[best] < (1 - WORTH) * prices[0] else 0
+
+
+def choose_adapters(stages: Path, tasks: Sequence[Path], builder: Builder) -> Builder | None:
+    """Measures the tasks' adapters on every target that runs here; ``None`` where one device is best.
+
+    Two targets on one processor take time from each other, so they count as side by side only where their
+    devices differ.
+
+    Raises:
+        BundleError, CompileError, StoreError, TargetUnavailable: as when compiling.
+    """
+    backbone, adapters, moved = _graphs(stages, tasks)
+    frozen = _seconds(builder, backbone)
+    loads = [Load(frozen, _seconds(builder, adapters))]
+    others: list[Builder | None] = [None]
+    for name in dict.fromkeys(targets.get(n).name for n in targets.entries()):
+        if name == builder.target.name:
+            continue
+        try:
+            profile = targets.default_profile(name)
+            other = Builder(targets.get(name), profile, builder.store, builder.progress)
+            seconds = _seconds(other, adapters) if other.target.probe().run else None
+        except StagekitError as error:
+            builder.progress(f"{name} is left out: {error.what}")
+            continue
+        if seconds is not None:
+            apart = profile.device != builder.profile.device
+            loads.append(Load(frozen, seconds, moved, apart))
+            others.append(other)
+    for load, candidate in zip(loads, others, strict=True):
+        builder.progress(
+            f"adapters on {candidate.target.name if candidate else builder.target.name}:"
+            f" {1000 * price(load):.2f} ms an image"
+        )
+    return others[choose(loads)]
+
+
+def _graphs(stages: Path, tasks: Sequence[Path]) -> tuple[list[tuple[str, Graph]], list[tuple[str, Graph]], int]:
+    """Stages, adapters, and the bytes that go from one to the other and back."""
+    bundle = read_manifest(stages, StagesManifest)
+    boundaries = {s.boundary.name: s.boundary for s in bundle.stages}
+    takes = [(bundle.frame.spec.name, bundle.frame.spec.layout)]
+    backbone: list[tuple[str, Graph]] = []
+    for entry in bundle.stages:
+        backbone.append((entry.name, stage_graph(read_graph(stages, entry), takes, entry.boundary)))
+        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
+    adapters: list[tuple[str, Graph]] = []
+    moved = 0
+    for path in tasks:
+        task = read_manifest(path, TaskManifest)
+        before = None
+        for index, prompt in enumerate(task.prompts):
+            boundary = boundaries[prompt.boundary]
+            graph = spm_graph(path, prompt, boundary, before, len(task.classes))
+            adapters.append((f"{task.name}/spm{index}", graph))
+            moved += 2 * boundary.spec.bind(batch=1).nbytes()
+            before = boundary
+        adapters.append((f"{task.name}/head", head_graph(path, task.head, boundaries, bundle.frame, "labels")))
+        moved += sum(boundaries[name].spec.bind(batch=1).nbytes() for name in task.head.reads)
+    return backbone, adapters, moved
+
+
+def _seconds(builder: Builder, graphs: Sequence[tuple[str, Graph]]) -> float:
+    """Of all graphs, one after the other: the sum of medians."""
+    total = 0.0
+    batch = builder.profile.batch[0]
+    with ExitStack() as engines:
+        for name, graph in graphs:
+            builder.build(name, graph)
+            blob = builder.store.get(builder.key(graph, graph.inputs, graph.outputs))
+            assert blob is not None, "it was built just now"
+            engine = builder.target.load(blob, builder.profile)
+            engines.callback(engine.close)
+            run, inputs = direct(engine), sample(graph.inputs, batch)
+            spent = []
+            for _ in range(ROUNDS + 1):
+                begun = time.perf_counter()
+                run(inputs, batch)
+                spent.append(time.perf_counter() - begun)
+            total += statistics.median(spent[1:]) / batch
+    return total

@@ -1,0 +1,158 @@
+"""Cross-layer equalisation: channels of neighbouring convolutions are scaled so that their ranges match.
+
+Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1: for
+``W2 f(W1 x + b1)`` and a positive ``s``, dividing row i of W1 and b1 by ``s_i = sqrt(r1_i / r2_i)`` and
+multiplying column i of W2 by it changes nothing and gives both the range ``sqrt(r1_i r2_i)``. It helps where a
+weight has one scale for all its channels, depthwise convolutions above all.
+
+``f`` may be nothing or Relu. ReLU6 is not linear in its argument's scale: ``min(max(x, 0), 6)`` becomes a clip at
+``6 / s_i`` in channel i, a Relu and a Min, which runtimes do not merge into the convolution. So channels that
+share a clip are equalised only where that is asked for, and the Min is left out where no value reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from stagekit.graph import Graph
+from stagekit.quant.formats import Array
+from stagekit.quant.positions import weight_of
+
+LARGEST_FACTOR = 64.0
+"""Beyond, a channel is as good as dead, and scaling it up would only amplify rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two convolutions with nothing but an activation between them."""
+
+    first: ir.Node
+    activation: ir.Node | None
+    second: ir.Node
+
+
+def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | None = None, rounds: int = 2) -> Graph:
+    """The same function with weights of more even ranges.
+
+    Args:
+        clipped: also pairs with a Clip at zero and some limit between them.
+        reach: largest value by channel of tensors behind a Clip, where measured; one that stays below the limit
+            in every channel needs no Min.
+        rounds: passes over all pairs; scales settle along a chain.
+    """
+    model = graph.edit()
+    limits: dict[str, Array] = {}
+    for _ in range(rounds):
+        for pair in _pairs(model.graph):
+            if pair.activation is None or pair.activation.op_type == "Relu":
+                _balance(model.graph, pair)
+            elif clipped and (limit := _limit(pair.activation)) is not None:
+                factors = _balance(model.graph, pair)
+                name = str(pair.activation.outputs[0].name)
+                limits[name] = limits.get(name, np.full(factors.size, limit)) / factors
+    for node in list(model.graph):
+        name = str(node.outputs[0].name) if node.outputs else ""
+        if name in limits:
+            original = _limit(node)
+            measured = None if reach is None else reach.get(name)
+            capped = measured is None or original is None or bool((measured >= original).any())
+            _unclip(model.graph, node, limits[name] if capped else None)
+    return replace(graph, model=model)
+
+
+def _pairs(graph: ir.Graph) -> Iterator[Pair]:
+    for first in [n for n in graph if n.op_type == "Conv" and weight_of(n.inputs[1]) is not None]:
+        reader = _only_reader(first)
+        activation = reader if reader is not None and reader.op_type in ("Relu", "Clip") else None
+        second = _only_reader(activation) if activation is not None else reader
+        if second is not None and second.op_type == "Conv" and weight_of(second.inputs[1]) is not None:
+            yield Pair(first, activation, second)
+
+
+def _only_reader(node: ir.Node) -> ir.Node | None:
+    value = node.outputs[0]
+    users = list(value.uses())
+    return users[0][0] if len(users) == 1 and users[0][1] == 0 and not value.is_graph_output() else None
+
+
+def _balance(graph: ir.Graph, pair: Pair) -> Array:
+    """Scales a pair's weights; returns the factors by which the channels between them were divided."""
+    first, second = _float(pair.first, 1), _float(pair.second, 1)
+    groups = pair.second.attributes.get_int("group", 1)
+    by_input = _by_input(second, groups)
+    one = np.abs(first).reshape(first.shape[0], -1).max(axis=1)
+    two = np.abs(by_input).reshape(by_input.shape[0], -1).max(axis=1)
+    alive = (one > 0) & (two > 0)
+    factors = np.ones(one.size)
+    factors[alive] = np.clip(np.sqrt(one[alive] / two[alive]), 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    shape = (-1,) + (1,) * (first.ndim - 1)
+    _replace(graph, pair.first, 1, first / factors.reshape(shape))
+    if len(pair.first.inputs) > 2 and pair.first.inputs[2] is not None:
+        _replace(graph, pair.first, 2, _float(pair.first, 2) / factors)
+    per_output = np.repeat(factors.reshape(groups, -1), second.shape[0] // groups, axis=0)
+    _replace(graph, pair.second, 1, second * per_output.reshape(second.shape[:2] + (1,) * (second.ndim - 2)))
+    return factors
+
+
+def _by_input(weight: Array, groups: int) -> Array:
+    """A grouped convolution's weight with its input channels, of all groups, first."""
+    out, inner, *kernel = weight.shape
+    grouped = weight.reshape(groups, out // groups, inner, *kernel)
+    turned: Array = np.moveaxis(grouped, 2, 1).reshape(groups * inner, out // groups, *kernel)
+    return turned
+
+
+def _limit(node: ir.Node) -> float | None:
+    """The upper end of a Clip that starts at zero."""
+    if node.op_type != "Clip" or len(node.inputs) < 3:
+        return None
+    low, high = weight_of(node.inputs[1]), weight_of(node.inputs[2])
+    if low is None or high is None or float(low.numpy()) != 0.0:
+        return None
+    return float(high.numpy())
+
+
+def _unclip(graph: ir.Graph, node: ir.Node, limits: Array | None) -> None:
+    """Relu, and where a value may reach it, a limit for each channel."""
+    old = node.outputs[0]
+    relu = ir.node("Relu", [node.inputs[0]], name=f"{node.name}/relu")
+    nodes, value = [relu], relu.outputs[0]
+    value.type, value.shape = old.type, old.shape
+    if limits is not None:
+        value.name = f"{old.name}/unlimited"
+        shape = (1, -1) + (1,) * (len(old.shape or ()) - 2)
+        constant = _constant(graph, f"{old.name}/limits", limits.reshape(shape))
+        nodes.append(ir.node("Min", [value, constant], name=f"{node.name}/min"))
+        value = nodes[-1].outputs[0]
+        value.type, value.shape = old.type, old.shape
+    name = str(old.name)
+    old.name = f"{name}/unused"
+    value.name = name
+    old.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.insert_after(node, nodes)
+    graph.remove(node, safe=True)
+
+
+def _float(node: ir.Node, index: int) -> Array:
+    tensor = weight_of(node.inputs[index])
+    assert tensor is not None
+    return tensor.numpy().astype(np.float64)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
+    base = str(node.inputs[index].name).partition("/equalised")[0]  # type: ignore[union-attr]  # a weight, as read
+    node.replace_input_with(index, _constant(graph, f"{base}/equalised/{node.name}", array))
+
+
+def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
+    if name in graph.initializers:
+        graph.initializers[name].const_value = tensor
+        return graph.initializers[name]
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value
