@@ -41,6 +41,7 @@ def main() -> None:
     results = {target: deploy_and_run(target, stages, report) for target in TARGETS if available(target)}
     for task in TASKS:
         report["tasks"][task] = compare(task, results)
+    write_overview(next(iter(results.values())))
     report["seconds"] = round(time.perf_counter() - begun, 1)
     (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print_report(report)
@@ -114,6 +115,19 @@ def compare(task: str, results: dict[str, dict[str, dict[str, Any]]]) -> dict[st
     facts["picture"] = str(OUT / f"{task}.png")
     facts["columns"] = columns
     return facts
+
+
+def write_overview(labels: dict[str, dict[str, Any]]) -> None:
+    """Both tasks side by side on four pictures: one backbone, two answers."""
+    manifests = {task: read_manifest(HERE / f"{task}.task", TaskManifest) for task in TASKS}
+    palettes = {task: [c.color for c in manifest.classes] for task, manifest in manifests.items()}
+    columns = []
+    for path in pictures()[1:5]:
+        image = read_image(path)
+        columns.append(stacked([image, *(overlay(image, labels[t][path.stem], palettes[t]) for t in TASKS)]))
+    picture = side_by_side(columns)
+    keys = [legend([c.name for c in manifests[t].classes], palettes[t], picture.shape[1]) for t in TASKS]
+    write_image(OUT / "overview.png", stacked([picture, *keys]))
 
 
 def step(text: str) -> None:

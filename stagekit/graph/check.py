@@ -104,6 +104,9 @@ def check_structure(model: ir.Model, source: str) -> None:
     """
     for graph in model.graphs():
         for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type is ir.AttributeType.UNDEFINED:
+                    raise GraphError(f"node {_title(node)!r} has {attribute.name!r} without a type", where=source)
             for value in node.inputs:
                 if value is not None and not _is_made(value):
                     raise GraphError(f"node {_title(node)!r} reads {value.name!r}, which nothing makes", where=source)

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
-from stagekit.errors import GraphError
+from stagekit.errors import GraphError, StagekitError
 from stagekit.graph.check import check, check_names, check_structure
 from stagekit.graph.fingerprint import graph_fingerprint, tensor_hashes
 from stagekit.graph.spec import DTYPES, TensorSpec
@@ -119,7 +119,9 @@ def load(path: Path) -> Graph:
         raise GraphError("expected an ONNX model, found an empty file", where=path)
     try:
         with _quiet():
-            model = ir.load(path)
+            return from_model(ir.load(path), str(path), path.parent)
+    except StagekitError:
+        raise
     except OSError as error:
         raise GraphError(f"cannot be read: {error.strerror}", where=path) from error
     except Exception as error:  # protobuf and onnx_ir raise many kinds for bytes that are not a model
@@ -128,7 +130,6 @@ def load(path: Path) -> Graph:
             where=path,
             remedy="check that the file is complete: `python -m onnx.checker` or a fresh export",
         ) from error
-    return from_model(model, str(path), path.parent)
 
 
 def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Graph:

@@ -1,0 +1,151 @@
+"""The target from a Q/DQ graph to a running engine, its report and its memory images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stagekit import target as targets
+from stagekit.errors import CompileError, EngineError, UsageError
+from stagekit.graph import Graph, Quantization, TensorSpec
+from stagekit.target import EngineBlob, HostBuffer
+from stagekit_fixedpoint import FixedPointTarget, reference
+from stagekit_fixedpoint.device import load_device
+from stagekit_fixedpoint.engine import from_stored, to_stored
+from stagekit_fixedpoint.export import export
+from stagekit_fixedpoint.program import Program
+from stagekit_fixedpoint.report import observed, report, roofline
+from stagekit_fixedpoint.target import load_program
+
+from .conftest import codes
+from .nets import NETS, inputs
+
+PROFILE = replace(targets.load_profile("dpu-b4096-zcu104", "fixedpoint"), batch=(1, 3))
+Graphs = Callable[[str, str], Graph]
+Programs = Callable[[str, str], Program]
+
+
+@pytest.fixture
+def compiled(graphs: Graphs, tmp_path: Path) -> EngineBlob:
+    graph = graphs("residual", PROFILE.device)
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    return FixedPointTarget().compile(graph, graph.inputs, graph.outputs, PROFILE, folder, targets.silent)
+
+
+def test_an_engine_gives_what_the_reference_gives(compiled: EngineBlob, programs: Programs) -> None:
+    program = programs("residual", PROFILE.device)
+    engine = FixedPointTarget().load(compiled, PROFILE)
+    for batch in (1, 3):
+        x = inputs(NETS["residual"](), batch, 5)["x"]
+        (found,) = engine.lane().submit([HostBuffer(replace(engine.inputs[0], shape=x.shape), x)], batch).wait()
+        stored = to_stored(x, program.tensors["x"]).astype(np.int64)
+        (out,) = program.outputs
+        wanted = from_stored(reference.run(program, {"x": stored})[out], program.tensors[out], True)
+        assert found.spec == engine.outputs[0].bind(batch=batch)
+        assert np.array_equal(found.to_host(), wanted)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.lane()
+
+
+def test_an_edge_may_be_integers_with_their_scale(graphs: Graphs, programs: Programs, tmp_path: Path) -> None:
+    graph, program = graphs("residual", PROFILE.device), programs("residual", PROFILE.device)
+    tensor, target = program.tensors["x"], FixedPointTarget()
+    marked = replace(graph.inputs[0], quantization=Quantization((tensor.scale,), (0,)))
+    plain, stored = target.boundaries(marked, PROFILE)
+    assert (plain.dtype, stored.dtype) == ("float32", "int8")
+    blob = target.compile(graph, [stored], graph.outputs, PROFILE, tmp_path, targets.silent)
+    x = codes(program, 1)["x"].astype(np.int8)
+    buffer = HostBuffer(replace(stored, shape=x.shape), x)
+    (found,) = target.load(blob, PROFILE).lane().submit([buffer], 1).wait()
+    (out,) = program.outputs
+    wanted = reference.run(program, {"x": x.astype(np.int64)})[out]
+    assert np.array_equal(found.to_host(), from_stored(wanted, program.tensors[out], True))
+    wrong = replace(stored, quantization=Quantization((tensor.scale * 2,), (0,)))
+    with pytest.raises(CompileError, match="the graph has"):
+        target.compile(graph, [wrong], graph.outputs, PROFILE, tmp_path, targets.silent)
+
+
+def test_compiling_twice_gives_the_same_bytes(graphs: Graphs, tmp_path: Path) -> None:
+    graph, contents = graphs("transformer", PROFILE.device), []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        blob = FixedPointTarget().compile(graph, graph.inputs, graph.outputs, PROFILE, tmp_path / name, targets.silent)
+        contents.append([(blob.root / f).read_bytes() for f in blob.files])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("name", ["program.json", "arrays.npz"])
+def test_damaged_engines_are_refused(compiled: EngineBlob, name: str) -> None:
+    path = compiled.root / name
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(EngineError, match="expected .* bytes"):
+        FixedPointTarget().load(compiled, PROFILE)
+    sizes = [(compiled.root / f).stat().st_size for f in compiled.files]
+    forged = replace(compiled, metadata={**compiled.metadata, "bytes": sizes})
+    with pytest.raises(EngineError, match="damaged"):
+        FixedPointTarget().load(forged, PROFILE)
+
+
+def test_an_engine_for_another_device_is_refused(compiled: EngineBlob) -> None:
+    other = targets.load_profile("dpu-b1600-ultra96", "fixedpoint")
+    with pytest.raises(EngineError, match="made with device 'dpu-b4096-zcu104'"):
+        FixedPointTarget().load(compiled, other)
+
+
+def test_a_wrong_call_is_named(compiled: EngineBlob) -> None:
+    engine = FixedPointTarget().load(compiled, PROFILE)
+    spec = TensorSpec("x", "float32", (2, 8, 32, 24))
+    with pytest.raises(UsageError, match="batches of 1, 3"):
+        engine.lane().submit([HostBuffer(spec, np.zeros(spec.shape, np.float32))], 2)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="expected float32"):
+        engine.lane().submit([HostBuffer(spec, np.zeros(spec.shape, np.float32))], 1)  # type: ignore[arg-type]
+
+
+def test_the_report_says_what_it_is_and_adds_up(compiled: EngineBlob, programs: Programs) -> None:
+    data = json.loads(json.dumps(dict(compiled.report)))
+    assert data["label"] == "modelled for dpu-b4096-zcu104"
+    assert data["macs"] == sum(row["macs"] for row in data["layers"])
+    conv = next(row for row in data["layers"] if row["operator"] == "Convolution")
+    assert conv["headroom_bits"] > 0
+    assert (conv["format_in"], conv["format_out"]) == ("int8", "int8")
+    assert 1000 / data["latency_ms"] == pytest.approx(data["fps_single"])
+
+
+def test_saturation_and_noise_are_observed(programs: Programs) -> None:
+    program = programs("residual", PROFILE.device)
+    (out,) = program.outputs
+    inputs_ = codes(program)
+    real = (reference.run(program, inputs_)[out] - program.tensors[out].zero_point) * program.tensors[out].scale
+    share, noise = observed(program, inputs_, {out: real + program.tensors[out].scale})[out]
+    assert share is not None and 0 <= share <= 1
+    assert noise == pytest.approx(10 * np.log10(((real + program.tensors[out].scale) ** 2).mean() / program.tensors[out].scale ** 2))
+
+
+def test_the_roofline_has_a_line_for_each_product(programs: Programs) -> None:
+    device = load_device("dpu-b4096-zcu104")
+    lines = roofline(report(programs("residual", PROFILE.device), device), device).splitlines()
+    assert lines[0].startswith("modelled for dpu-b4096-zcu104: peak 1229 GOP/s")
+    assert len(lines) == 1 + 5
+
+
+def test_memory_images_replay_each_layer(programs: Programs, tmp_path: Path) -> None:
+    program = programs("transformer", "tflite-int8")
+    files = export(program, tmp_path, codes(program))
+    assert len(files) == 2 + len(program.steps)
+    again = Program.from_json(files[0].read_text(), dict(np.load(files[1], allow_pickle=False)))
+    for step, path in zip(again.steps, files[2:], strict=True):
+        with np.load(path, allow_pickle=False) as vectors:
+            values = {n: vectors[f"input{i}"].astype(np.int64) for i, n in enumerate(step.inputs)}
+            assert np.array_equal(reference.evaluate(again, step, values), vectors["output"])
+
+
+def test_files_are_all_an_engine_needs(compiled: EngineBlob, programs: Programs) -> None:
+    program = load_program(compiled.root)
+    assert program.steps == programs("residual", PROFILE.device).steps
