@@ -55,6 +55,7 @@ METHODS_SHOWN = [*(m for m in METHODS), "percentile:99.9"]
 @click.option("--method", "methods", multiple=True, default=METHODS_SHOWN, show_default=True)
 @click.option("--limit", default=64, show_default=True, help="Calibration images.")
 @click.option("--keep-float", multiple=True, help="Patterns stage/node of nodes that stay float.")
+@click.option("--equalise", is_flag=True, help="Even out the weights first.")
 @click.option("--others", is_flag=True, help="Also ONNX Runtime's quantize_static and NNCF, with their defaults.")
 @click.option("--memory", is_flag=True, help="Only the peak memory of calibrating 10 and 1,000 images.")
 @click.option("--json", "path", type=PATH, help="Write the rows here.")
@@ -65,6 +66,7 @@ def main(
     methods: tuple[str, ...],
     limit: int,
     keep_float: tuple[str, ...],
+    equalise: bool,
     others: bool,
     memory: bool,
     path: Path | None,
@@ -76,7 +78,7 @@ def main(
             if memory:
                 bench.memory(case[0], case[1])
                 continue
-            bench.calibrators(*case, profiles, methods, limit, keep_float)
+            bench.calibrators(*case, profiles, methods, limit, keep_float, equalise)
             if others:
                 bench.others(*case, limit)
         if new_task and not memory:
@@ -118,9 +120,10 @@ class Bench:
         methods: tuple[str, ...],
         limit: int,
         keep_float: tuple[str, ...],
+        equalise: bool,
     ) -> None:
         """One row for each target and method; the histograms are taken once."""
-        chain = open_chain(stages, [task])
+        chain = open_chain(stages, [task], equalised=equalise)
         begun = time.perf_counter()
         record = replace(calibrate(chain, from_path(data, limit=limit)), keep_float=keep_float)
         seconds = time.perf_counter() - begun
@@ -133,6 +136,7 @@ class Bench:
                 self.add(
                     **self.facts(chain, profile),
                     method=method,
+                    equalised=equalise,
                     images=record.data[0].images,
                     miou_float=expected,
                     miou_int8=given,

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 
 import click
 import numpy as np
-
 from stagekit_fixedpoint.cycles import estimate
 from stagekit_fixedpoint.device import Machine, load_device
 from stagekit_fixedpoint.layers import Layer, resnet_layers
@@ -93,7 +92,11 @@ def peak(layers: list[Layer], machine: Machine, threads: str) -> float:
 
 
 def rows() -> list[Row]:
-    ideal = {key: peak(NETWORKS[key[1]], load_device(key[0]).machine, key[2]) for *key_, _ in PUBLISHED for key in [tuple(key_)]}
+    ideal = {
+        key: peak(NETWORKS[key[1]], load_device(key[0]).machine, key[2])
+        for *key_, _ in PUBLISHED
+        for key in [tuple(key_)]
+    }
     ratios = np.array([ideal[(d, n, t)] / fps for d, n, t, fps in PUBLISHED if (d, n, t) in FIT])
     utilization = float(ratios.sum() / (ratios**2).sum())  # least squares of the relative error
     return [

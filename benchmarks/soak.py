@@ -163,13 +163,12 @@ class Soak:
             task = f"t{self.random.integers(len(self.programs))}"
             if dice < 0.002:
                 self.failing = not self.failing
-            elif dice < 0.006:
-                if task in serving:
-                    serving.discard(task)
-                    self.driver.remove(task)
-                else:
-                    serving.add(task)
-                    self.driver.add(by_name[task], self._open)
+            elif dice < 0.006 and task in serving:
+                serving.discard(task)
+                self.driver.remove(task)
+            elif dice < 0.2 and task not in serving:
+                serving.add(task)
+                self.driver.add(by_name[task], self._open)
             elif dice < 0.02 and open_requests:
                 self.driver.cancel(open_requests[int(self.random.integers(len(open_requests)))])
             if task in self.driver.out:  # it was taken out: its engine failed twice

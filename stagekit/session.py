@@ -29,10 +29,11 @@ from stagekit.data.geometry import Geometry
 from stagekit.errors import Overloaded, UsageError, nearest
 from stagekit.runtime.admission import Admission
 from stagekit.runtime.answer import Answer, Job, Results, SharedFrame
-from stagekit.runtime.driver import Driver, Recorder
+from stagekit.runtime.driver import Driver
 from stagekit.runtime.opening import Deployment
 from stagekit.runtime.policy import Policy, adapters_first
 from stagekit.runtime.scheduler import Scheduler
+from stagekit.runtime.slots import Recorder
 from stagekit.runtime.statistics import CallStatistics
 from stagekit.target import Engine
 

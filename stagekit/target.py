@@ -162,7 +162,11 @@ class Completion(Protocol):
 
 
 class Lane(Protocol):
-    """One execution context of an engine; lanes of an engine run at the same time."""
+    """One execution context of an engine; lanes of an engine run at the same time.
+
+    A lane may also have ``run(inputs, batch) -> outputs``: the same call in the caller's thread, for targets
+    whose calls need nothing but a thread to wait in. The runtime then changes no thread between two calls.
+    """
 
     def submit(self, inputs: Sequence[Buffer], batch: int) -> Completion:
         """Starts a call and returns at once.
@@ -186,7 +190,11 @@ class Engine(Protocol):
 
 
 class Target(Protocol):
-    """A device family and its toolchain."""
+    """A device family and its toolchain.
+
+    A target may also have ``in_flight(profile) -> int``: the calls worth having under way on one device at
+    once, 2 where it does not say.
+    """
 
     name: str
     options: Mapping[str, Option]

@@ -14,6 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# Test processes run side by side: one thread each, before anything that reads this is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shared machine may be slow at any moment; timing decides no test.
+settings.register_profile("stagekit", deadline=None)
+settings.load_profile("stagekit")
 
 
 @dataclass(frozen=True)

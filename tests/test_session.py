@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from stagekit.build.compile import compile
+from stagekit.cli.run import progress_text
 from stagekit.errors import Cancelled, DeadlineMissed, Overloaded, UsageError
+from stagekit.runtime.statistics import CallStatistics
 from stagekit.runtime.trace import Trace
 from stagekit.session import Session
 from stagekit.store import Store
@@ -236,6 +239,11 @@ def test_a_trace_has_a_slice_for_every_call(compiled: Path, tmp_path: Path) -> N
     summary = trace.summary()
     assert summary[-1].what == "idle"
     assert sum(row.share for row in summary) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_progress_line_names_rate_queue_and_what_was_shared() -> None:
+    statistics = CallStatistics(calls=Counter(stem=5, head=10), shared=Counter(stem=15), waiting=3)
+    assert progress_text(4, 10, 2.0, statistics) == "4/10 images  2.0 frames/s  queue 3  shared: stem 75 %"
 
 
 def test_run_writes_a_trace_and_says_where_time_went(

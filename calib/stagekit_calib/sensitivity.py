@@ -21,6 +21,7 @@ from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.stages import chain_hashes
+from stagekit.runtime.program import Call
 from stagekit.target import Progress, silent
 from stagekit_calib.chain import Array, Chain, OrtGraph, execute
 from stagekit_calib.readers import Images
@@ -127,7 +128,7 @@ def _stage_inputs(chain: Chain, images: Images, count: int) -> dict[str, list[li
         if index == count:
             break
 
-        def run(call, values):  # type: ignore[no-untyped-def]  # as chain.Run
+        def run(call: Call, values: list[Array]) -> list[Array]:
             inputs[call.label].append(values)
             return graphs[call.label].run(values)[0]
 

@@ -8,6 +8,10 @@ weight has one scale for all its channels, depthwise convolutions above all.
 ``f`` may be nothing or Relu. ReLU6 is not linear in its argument's scale: ``min(max(x, 0), 6)`` becomes a clip at
 ``6 / s_i`` in channel i, a Relu and a Min, which runtimes do not merge into the convolution. So channels that
 share a clip are equalised only where that is asked for, and the Min is left out where no value reaches it.
+
+In a transformer the same is done between a LayerNorm and the products that read it: gain and offset of channel i
+are divided by ``s_i``, row i of their weights is multiplied (the transform of SmoothQuant, Xiao et al. 2023). A
+normalised channel has unit variance, so that its reach is known without data: ``|offset| + 4 |gain|``.
 """
 
 from __future__ import annotations
@@ -24,6 +28,10 @@ from stagekit.quant.positions import weight_of
 
 LARGEST_FACTOR = 64.0
 """Beyond, a channel is as good as dead, and scaling it up would only amplify rounding."""
+
+
+NORMAL_REACH = 4.0
+"""Standard deviations that nearly all of a normalised channel lies within."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | No
     """
     model = graph.edit()
     limits: dict[str, Array] = {}
+    for node in [n for n in model.graph if n.op_type == "LayerNormalization"]:
+        _balance_norm(model.graph, node)
     for _ in range(rounds):
         for pair in _pairs(model.graph):
             if pair.activation is None or pair.activation.op_type == "Relu":
@@ -62,6 +72,29 @@ def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | No
             capped = measured is None or original is None or bool((measured >= original).any())
             _unclip(model.graph, node, limits[name] if capped else None)
     return replace(graph, model=model)
+
+
+def _balance_norm(graph: ir.Graph, node: ir.Node) -> None:
+    """LayerNorm -> MatMul or Gemm: even ranges of the channels that the products read."""
+    value = node.outputs[0]
+    readers = [user for user, index in value.uses() if user.op_type == "MatMul" and index == 0]
+    if value.is_graph_output() or not readers or len(readers) != len(value.uses()):
+        return
+    weights = [weight_of(r.inputs[1]) for r in readers]
+    if len(node.inputs) < 3 or any(w is None or len(w.shape) != 2 for w in weights):
+        return
+    gain, offset = _float(node, 1), _float(node, 2)
+    reach = np.abs(offset) + NORMAL_REACH * np.abs(gain)
+    taken = np.max([np.abs(_float(r, 1)).max(axis=1) for r in readers], axis=0)
+    alive = (reach > 0) & (taken > 0)
+    factors = np.ones(reach.size)
+    factors[alive] = np.sqrt(reach[alive] / taken[alive])
+    factors /= np.exp(np.log(factors).mean())  # only the differences between channels matter
+    factors = np.clip(factors, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    _replace(graph, node, 1, gain / factors)
+    _replace(graph, node, 2, offset / factors)
+    for reader in readers:
+        _replace(graph, reader, 1, _float(reader, 1) * factors[:, None])
 
 
 def _pairs(graph: ir.Graph) -> Iterator[Pair]:

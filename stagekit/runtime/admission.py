@@ -53,19 +53,21 @@ class Admission:
             return self.most
         return max(FLOOR, min(self.most, int(self.share * self.capacity * self.slo)))
 
-    def admit(self, in_flight: int) -> None:
+    def admit(self, in_flight: int, is_full: bool = False) -> None:
         """Lets one more request in.
+
+        Args:
+            is_full: results of those in flight take all of the memory.
 
         Raises:
             Overloaded: there is no room; says when there will be.
         """
-        limit = self.limit
+        limit = in_flight if is_full else self.limit
         if in_flight >= limit:
             self.refused += 1
             wait = (in_flight - limit + 1) / self.capacity if self.capacity else 0.1
-            raise Overloaded(
-                f"{in_flight} requests are in flight, the most that can be answered in time", retry_after=wait
-            )
+            why = "their results fill the memory" if is_full else "the most that can be answered in time"
+            raise Overloaded(f"{in_flight} requests are in flight, {why}", retry_after=wait)
 
     def observe(self, answered: int, devices: Iterable[DeviceQueue]) -> None:
         """Takes in that so many more requests were answered."""

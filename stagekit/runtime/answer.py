@@ -92,8 +92,15 @@ class Job:
         for name, task in self._tasks.items():
             outcome, placement = self._values[name]
             value = outcome.to_host()[0]
-            back = placement.labels_to_image if task.output == "labels" else placement.logits_to_image
-            results[name] = back(value)
+            if task.output == "logits":
+                results[name] = placement.logits_to_image(value)
+            elif placement.image_box == placement.frame_box and value.shape == (
+                placement.image_height,
+                placement.image_width,
+            ):
+                results[name] = value.copy()  # pixel for pixel, and not a view that holds a whole batch
+            else:
+                results[name] = placement.labels_to_image(value)
         return results
 
 

@@ -44,8 +44,3 @@ class ValueCache:
         while self._values and self.bytes + live > self.budget:
             _, (size, _) = self._values.popitem(last=False)
             self.bytes -= size
-
-    def forget(self, frame: str) -> None:
-        """Drops all of a frame, whose keys begin with it."""
-        for key in [k for k in self._values if isinstance(k, tuple) and k[0] == frame]:
-            self.bytes -= self._values.pop(key)[0]

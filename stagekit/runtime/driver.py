@@ -10,32 +10,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
-from stagekit.errors import Cancelled, EngineError, UsageError
+from stagekit.errors import Cancelled, EngineError
 from stagekit.graph.shapes import BATCH
 from stagekit.runtime.admission import Admission
-from stagekit.runtime.buffers import gather, is_finite, split
-from stagekit.runtime.lanes import Run, direct
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue
 from stagekit.runtime.registry import Entry
-from stagekit.runtime.scheduler import Batch, Scheduler
+from stagekit.runtime.scheduler import Scheduler
+from stagekit.runtime.slots import Recorder, Running, Slot, what
 from stagekit.runtime.statistics import CallStatistics
-from stagekit.runtime.work import Frame, Request, Value
-from stagekit.target import Buffer, Engine
+from stagekit.runtime.work import Frame, Request
+from stagekit.target import Engine
 
 Done = Callable[[Request], None]
 """Told that a request is answered, in the thread that found out; it must be quick."""
 
 Reopen = Callable[[str], Engine]
 """Opens an engine again, by its digest."""
-
-
-class Recorder(Protocol):
-    """Sees every batch that was run; see :mod:`stagekit.runtime.trace`."""
-
-    def add(self, batch: Batch, slot: int, begun: float, ended: float) -> None: ...
 
 
 class Driver:
@@ -66,7 +58,6 @@ class Driver:
         self._reopen = reopen
         self._engines: dict[str, Engine] = {}
         self._reopened: set[str] = set()
-        self._gathered = 0
         self._closed = False
         self._retiring = False
         """There may be engines that no task holds any more."""
@@ -75,7 +66,8 @@ class Driver:
         self._changing = threading.Lock()
         self._idle = dict.fromkeys(scheduler.devices, 0)
         self._woken = {name: threading.Condition(self._lock) for name in scheduler.devices}
-        self._slots = {n: [_Slot(self, i) for i in reversed(range(d.depth))] for n, d in scheduler.devices.items()}
+        self._slots = {n: [Slot(self, i) for i in reversed(range(d.depth))] for n, d in scheduler.devices.items()}
+        self._all_slots = [slot for free in self._slots.values() for slot in free]
         self._threads = [
             threading.Thread(target=self._serve, args=(device,), name=f"{name}-{slot}", daemon=True)
             for name, device in scheduler.devices.items()
@@ -167,7 +159,7 @@ class Driver:
                 if self.out and task in self.out:
                     raise EngineError(f"the task was taken out: {self.out[str(task)]}", where=str(task))
             if not admitted:
-                self._admission.admit(self._scheduler.in_flight)
+                self._admission.admit(self._scheduler.in_flight, self._scheduler.is_full)
             now = self.clock()
             request = self._scheduler.submit(
                 frame, tasks, now, None if deadline is None else now + deadline, priority, done
@@ -176,7 +168,7 @@ class Driver:
             finished = self._after()
         self._deliver(finished)
         while running is not None:
-            running.execute()
+            running.execute(self.clock, self.recorder)
             with self._lock:
                 self._take_back(running)
                 running = None if request.done else self._start(self._scheduler.devices.values())
@@ -196,7 +188,7 @@ class Driver:
         """What happened so far."""
         with self._lock:
             statistics = self._scheduler.statistics()
-            statistics.gathered_bytes = self._gathered
+            statistics.gathered_bytes = sum(slot.gathered for slot in self._all_slots)
             statistics.requests["refused"] = self._admission.refused
             return statistics
 
@@ -221,10 +213,10 @@ class Driver:
 
     def _serve(self, device: DeviceQueue) -> None:
         """A thread of a device: runs batches until the driver is closed."""
-        running: _Running | None = None
+        running: Running | None = None
         while True:
             if running is not None:
-                running.execute()
+                running.execute(self.clock, self.recorder)
             with self._lock:
                 if running is not None:
                     self._take_back(running)
@@ -236,15 +228,15 @@ class Driver:
                     self._rest(device)
             self._deliver(finished)
 
-    def _start(self, devices: Iterable[DeviceQueue]) -> _Running | None:
+    def _start(self, devices: Iterable[DeviceQueue]) -> Running | None:
         """Under the lock: a batch to run, and a slot to run it in."""
         for device in devices:
             batch = self._scheduler.next_batch(device, self.clock())
             if batch is not None:
-                return _Running(batch, self._slots[device.name].pop())
+                return Running(batch, self._slots[device.name].pop())
         return None
 
-    def _take_back(self, running: _Running) -> None:
+    def _take_back(self, running: Running) -> None:
         """Under the lock: what came of a batch, and its slot."""
         self._slots[running.batch.queue.device.name].append(running.slot)
         self._scheduler.complete(running.batch, running.outcomes, running.ended)
@@ -275,13 +267,13 @@ class Driver:
         self._woken[device.name].wait(None if deadline is None else max(0.0, deadline - self.clock()))
         self._idle[device.name] -= 1
 
-    def _mend(self, digest: str, failed: Engine) -> Engine | None:
+    def mend(self, digest: str, failed: Engine) -> Engine | None:
         """An engine in the place of one that failed: opened again once, ``None`` after that."""
         with self._mending:
             engine = self._engines.get(digest)
             if engine is not failed:
                 return engine
-            if self._reopen is None or digest in self._reopened:
+            if self._closed or self._reopen is None or digest in self._reopened:
                 return None
             self._reopened.add(digest)
             fresh = self._reopen(digest)
@@ -290,103 +282,11 @@ class Driver:
         failed.close()
         return fresh
 
-    def _give_up(self, digest: str, error: Exception) -> None:
+    def give_up(self, digest: str, error: Exception) -> None:
         """An engine is dead: its tasks are taken out."""
         with self._lock:
             for entry in self._scheduler.registry.using(digest):
                 label = next(s.label for s in entry.steps if s.queue.digest == digest)
-                self.out[entry.task] = f"{label} failed again after it was reopened ({_what(error)})"
+                self.out[entry.task] = f"{label} failed again after it was reopened ({what(error)})"
                 self._scheduler.remove(entry.task)
             self._retiring = True
-
-
-class _Running:
-    """A batch in a slot, and what came of it."""
-
-    __slots__ = ("batch", "ended", "outcomes", "slot")
-
-    def __init__(self, batch: Batch, slot: _Slot) -> None:
-        self.batch = batch
-        self.slot = slot
-        self.outcomes: Sequence[Value | Exception] = ()
-        self.ended = 0.0
-
-    def execute(self) -> None:
-        driver = self.slot.driver
-        begun = driver.clock()
-        self.outcomes = self.slot.run(self.batch)
-        self.ended = driver.clock()
-        if driver.recorder is not None:
-            driver.recorder.add(self.batch, self.slot.number, begun, self.ended)
-
-
-class _Slot:
-    """Room for one batch in flight on a device: lanes that no other batch uses meanwhile."""
-
-    def __init__(self, driver: Driver, number: int) -> None:
-        self.driver = driver
-        self.number = number
-        self._lanes: dict[str, tuple[Engine, Run]] = {}
-
-    def run(self, batch: Batch) -> Sequence[Value | Exception]:
-        """The outputs of each work of a batch, or why there are none."""
-        queue, works = batch.queue, batch.works
-        count = len(works)
-        try:
-            size = 1 if queue.sizes[0] == 1 == count else next(n for n in queue.sizes if n >= count)
-            inputs, copied = gather([work.taken() for work in works], size)
-            if copied:
-                self.driver._gathered += copied
-            outputs = self._call(queue.digest, inputs, size, alone=count == 1)
-            results = split(outputs, count, size)
-        except Exception as error:  # whatever a vendor's runtime raises is this batch's failure and nobody else's
-            return [_named(error, works[0].step.label)] * count
-        if works[0].step.adapter:
-            return [
-                values if all(map(is_finite, values)) else _not_finite(work.step.label)
-                for work, values in zip(works, results, strict=True)
-            ]
-        return results
-
-    def _call(self, digest: str, inputs: Sequence[Buffer], size: int, alone: bool) -> tuple[Buffer, ...]:
-        driver = self.driver
-        engine = driver._engines[digest]
-        try:
-            return self._lane(digest, engine)(inputs, size)
-        except UsageError:
-            raise
-        except Exception as error:
-            if not alone:  # each of its works will run alone, and show whether the engine is dead
-                raise
-            last = error
-        try:
-            fresh = driver._mend(digest, engine)
-            if fresh is not None:
-                return self._lane(digest, fresh)(inputs, size)
-        except Exception as error:
-            last = error
-        driver._give_up(digest, last)
-        raise last
-
-    def _lane(self, digest: str, engine: Engine) -> Run:
-        """How to call an engine on a lane that is this slot's own."""
-        found = self._lanes.get(digest)
-        if found is None or found[0] is not engine:
-            if len(self._lanes) > 2 * len(self.driver._engines):
-                open_now = self.driver._engines
-                self._lanes = {d: lane for d, lane in self._lanes.items() if d in open_now}
-            found = self._lanes[digest] = (engine, direct(engine))
-        return found[1]
-
-
-def _named(error: Exception, label: str) -> EngineError:
-    where = getattr(error, "where", None)
-    return EngineError(f"the call of {label} failed: {_what(error)}", where=where)
-
-
-def _not_finite(label: str) -> EngineError:
-    return EngineError(f"{label} gave values that are not finite", remedy="its weights or its input are out of range")
-
-
-def _what(error: Exception) -> str:
-    return str(getattr(error, "what", "") or error or type(error).__name__)

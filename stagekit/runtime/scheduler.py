@@ -10,31 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from stagekit.errors import Cancelled, DeadlineMissed
 from stagekit.runtime.cache import ValueCache
 from stagekit.runtime.cost import Cost
+from stagekit.runtime.flow import Flow
 from stagekit.runtime.policy import Policy, adapters_first
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue, EngineQueue
 from stagekit.runtime.registry import Entry, Registry
 from stagekit.runtime.statistics import CallStatistics
-from stagekit.runtime.work import (
-    DONE,
-    DROPPED,
-    FAILED,
-    READY,
-    RUNNING,
-    WAITING,
-    Frame,
-    Request,
-    Step,
-    Value,
-    Work,
-    nobody,
-)
+from stagekit.runtime.work import DONE, Frame, Request, Value, Work, nobody
 
 PATIENCE = 1.0
 """Seconds after its arrival by which a request without a deadline counts as due, so that it is not put off for ever."""
@@ -69,14 +57,12 @@ class Scheduler:
         self.engines: dict[str, EngineQueue] = {}
         self.registry = Registry(self.engines)
         self.cache = ValueCache(budget)
-        self.live_bytes = 0
         self.requests: set[Request] = set()
         """In flight."""
         self.finished: list[Request] = []
         """Requests that are answered since the driver last looked; it takes them from here."""
-        self._policy = policy
+        self._flow = Flow(policy, self.cache, self._settle)
         self._sequence = count()
-        self._frames: dict[str, Frame] = {}
         self._deadlines: list[tuple[float, int, Request]] = []
         self._outcomes: Counter[str] = Counter()
 
@@ -106,6 +92,11 @@ class Scheduler:
     # -- requests --------------------------------------------------------------------------------------------
 
     @property
+    def live_bytes(self) -> int:
+        """Of results that somebody will still read."""
+        return self._flow.live_bytes
+
+    @property
     def in_flight(self) -> int:
         """Requests that are not answered."""
         return len(self.requests)
@@ -132,19 +123,19 @@ class Scheduler:
         """
         entries = tuple(self.registry.find(t) if isinstance(t, str) else t for t in tasks)
         if frame.reusable:
-            frame = self._frames.setdefault(frame.key, frame)
+            frame = self._flow.frames.setdefault(frame.key, frame)
         request = Request(frame, entries, now, deadline, done)
         self.requests.add(request)
         due = now + PATIENCE if deadline is None else deadline
         if deadline is not None:
-            heappush(self._deadlines, (deadline, next(self._sequence), request))
+            self._remember(deadline, request)
         for place, entry in enumerate(entries):
             entry.asked += 1
-            work = self._want(frame, entry.result[0], entry.task, due, priority)
+            work = self._flow.want(frame, entry.result[0], entry.task, due, priority)
             if work.state == DONE:
                 self._settle(request, place, work.values[entry.result[1]])  # type: ignore[index]
                 if work.reads == 0:  # it came from the cache and goes back there
-                    self._free(work)
+                    self._flow.free(work)
             else:
                 work.reads += 1
                 work.requests.append((request, place))
@@ -152,6 +143,11 @@ class Scheduler:
         if not entries:
             self._finish(request)
         return request
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the results that somebody will still read take all of the memory."""
+        return self.live_bytes > self.cache.budget
 
     def cancel(self, request: Request, error: Exception | None = None) -> bool:
         """Lets a request go unless it is answered: what only it wanted is dropped where it has not started."""
@@ -162,7 +158,7 @@ class Scheduler:
             if work is not None:
                 work.requests.remove((request, place))
                 self._settle(request, place, error)
-                self._release(work)
+                self._flow.release(work)
         return True
 
     def expire(self, now: float) -> None:
@@ -228,11 +224,11 @@ class Scheduler:
             if isinstance(outcome, Exception):
                 if len(works) > 1 and work.reads:
                     work.solo = True
-                    self._ready(work)
+                    self._flow.ready(work)
                 else:
-                    self._fail(work, outcome)
+                    self._flow.fail(work, outcome)
             else:
-                self._done(work, outcome)
+                self._flow.done(work, outcome)
 
     def statistics(self) -> CallStatistics:
         """What happened so far."""
@@ -253,125 +249,12 @@ class Scheduler:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _want(self, frame: Frame, step: Step, task: str, due: float, priority: int) -> Work:
-        """The work of a step for a frame: there, under way, kept from before, or new with all that it needs."""
-        work = frame.work.get(step)
-        if work is not None:
-            if (due < work.due or priority > work.priority) and work.state < RUNNING:
-                self._hurry(work, due, priority)
-            return work
-        work = frame.work[step] = Work(step, frame, task, due, priority)
-        if frame.reusable and (kept := self.cache.get((frame.key, step))) is not None:
-            work.state, work.values = DONE, kept
-            self.live_bytes += step.queue.item_bytes
-            return work
-        step.queue.active += 1
-        step.tally.created += 1
-        inputs, missing = work.inputs, 0
-        for source, output in step.inputs:
-            if source is None:
-                inputs.append((None, output))
-                continue
-            before = self._want(frame, source, task, due, priority)
-            before.reads += 1
-            if before.state != DONE:
-                before.readers.append(work)
-                missing += 1
-            inputs.append((before, output))
-        work.missing = missing
-        if missing == 0:
-            self._ready(work)
-        return work
-
-    def _hurry(self, work: Work, due: float, priority: int) -> None:
-        """Somebody wants it sooner: so with all that it waits for."""
-        work.due, work.priority = min(due, work.due), max(priority, work.priority)
-        if work.state == READY:
-            work.sequence = next(self._sequence)
-            work.rank = self._policy(work)
-            work.step.queue.push(work)
-            return
-        for before, _ in work.inputs:
-            if before is not None and before.state < RUNNING and (due < before.due or priority > before.priority):
-                self._hurry(before, due, priority)
-
-    def _ready(self, work: Work) -> None:
-        work.state = READY
-        work.sequence = next(self._sequence)
-        work.rank = self._policy(work)
-        queue = work.step.queue
-        queue.ready += 1
-        queue.push(work)
-
-    def _done(self, work: Work, values: tuple[Value, ...]) -> None:
-        work.state, work.values = DONE, values
-        queue = work.step.queue
-        queue.active -= 1
-        self.live_bytes += queue.item_bytes
-        for before, _ in work.inputs:
-            if before is not None:
-                self._release(before)
-        work.inputs = []
-        for reader in work.readers:
-            if reader.state == WAITING:
-                reader.missing -= 1
-                if reader.missing == 0:
-                    self._ready(reader)
-        work.readers = []
-        for request, place in work.requests:
-            work.reads -= 1
-            self._settle(request, place, values[request.entries[place].result[1]])
-        work.requests = []
-        if work.reads == 0:
-            self._free(work)
-
-    def _release(self, work: Work) -> None:
-        """A reader less: done values go after the last, and what has not started is not started."""
-        work.reads -= 1
-        if work.reads:
-            return
-        if work.state == DONE:
-            self._free(work)
-        elif work.state in (WAITING, READY):
-            self._discard(work, DROPPED)
-
-    def _free(self, work: Work) -> None:
-        size = work.step.queue.item_bytes
-        self.live_bytes -= size
-        frame = work.frame
-        if frame.reusable:
-            self.cache.put((frame.key, work.step), size, work.values, self.live_bytes)
-        work.values = None
-        self._forget(work)
-
-    def _fail(self, work: Work, error: Exception) -> None:
-        """Its requests fail, and so does everything that waits for it."""
-        readers, requests = work.readers, work.requests
-        work.readers, work.requests = [], []
-        self._discard(work, FAILED)
-        for request, place in requests:
-            self._settle(request, place, error)
-        for reader in readers:
-            if reader.state == WAITING:
-                self._fail(reader, error)
-
-    def _discard(self, work: Work, state: int) -> None:
-        if work.state == READY:
-            work.step.queue.ready -= 1
-        work.state = state
-        work.step.queue.active -= 1
-        inputs, work.inputs = work.inputs, []
-        self._forget(work)
-        for before, _ in inputs:
-            if before is not None:
-                self._release(before)
-
-    def _forget(self, work: Work) -> None:
-        frame = work.frame
-        if frame.work.get(work.step) is work:
-            del frame.work[work.step]
-            if frame.reusable and not frame.work:
-                self._frames.pop(frame.key, None)
+    def _remember(self, deadline: float, request: Request) -> None:
+        """Notes a deadline, and from time to time lets those go whose requests are answered long before."""
+        if len(self._deadlines) > 64 + 2 * len(self.requests):
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].done]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (deadline, next(self._sequence), request))
 
     def _settle(self, request: Request, place: int, outcome: Value | Exception) -> None:
         request.outcomes[place] = outcome

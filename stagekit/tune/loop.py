@@ -115,7 +115,8 @@ def learn(
                     where=folder / LOG,
                     remedy="lower the learning rates, or lengthen the warm-up",
                 )
-            due = at.steps % train.eval_every == 0 or at.steps == train.iterations
+            out_of_time = train.minutes is not None and at.seconds >= train.minutes * 60
+            due = at.steps % train.eval_every == 0 or at.steps == train.iterations or out_of_time
             if due:
                 at = _scored(at, network, frozen, score, folder)
             log.write(at, loss, factor, scored=due)
@@ -128,6 +129,8 @@ def learn(
             watch(Status(at.steps, train.iterations, loss, at.miou, due, left))
             if stop:
                 raise KeyboardInterrupt
+            if out_of_time:
+                break
         log.flush()
     checkpoint.load(folder / BEST, network)
     network.eval()

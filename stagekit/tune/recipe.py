@@ -162,6 +162,8 @@ class TrainSection(Section):
 
     Attributes:
         iterations: optimizer steps.
+        minutes: of learning and scoring at most; the step that exceeds them is the last, whatever the schedule. No
+            limit if left out.
         batch: frames in one pass.
         accumulate: passes whose gradients one step averages.
         lr_head, lr_spm, lr_backbone: peak learning rates of the parts that learn.
@@ -180,6 +182,7 @@ class TrainSection(Section):
     """
 
     iterations: int = Field(300, gt=0)
+    minutes: float | None = Field(None, gt=0)
     batch: int = Field(8, gt=0)
     accumulate: int = Field(1, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"

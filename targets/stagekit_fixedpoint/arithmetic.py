@@ -38,11 +38,11 @@ class Format:
 
     @property
     def lowest(self) -> int:
-        return -(2 ** (self.bits - 1)) if self.signed else 0
+        return -(1 << self.bits - 1) if self.signed else 0
 
     @property
     def highest(self) -> int:
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << self.bits - self.signed) - 1
 
     def __str__(self) -> str:
         return f"{'int' if self.signed else 'uint'}{self.bits}"
@@ -99,7 +99,7 @@ def saturating_rounding_doubling_high_multiply(a: npt.ArrayLike, b: npt.ArrayLik
     (ruy/apply_multiplier_test.cc), like ARM's SQRDMULH.
     """
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
-    return np.minimum((product + 2**30) >> 31, INT32_MAX)
+    return np.asarray(np.minimum((product + 2**30) >> 31, INT32_MAX))
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,11 @@ def run(program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _shifts(rescale: Rescale) -> bool:
-    return rescale.style != "double" and set(rescale.multiplier) == {1} and -24 <= min(rescale.shift) <= max(rescale.shift) <= 0
+    return (
+        rescale.style != "double"
+        and set(rescale.multiplier) == {1}
+        and -24 <= min(rescale.shift) <= max(rescale.shift) <= 0
+    )
 
 
 def _convolution(program: Program, step: p.Convolution) -> Callable[[Floats], Floats]:
@@ -99,30 +103,28 @@ def _convolution(program: Program, step: p.Convolution) -> Callable[[Floats], Fl
     bias = program.arrays[step.bias].astype(np.float64)
 
     def total(x: Floats) -> Floats:
-        taps = _taps(x.transpose(0, 2, 3, 1), step, (kh, kw))
+        top, left, bottom, right = step.pads
+        image = np.pad(x.transpose(0, 2, 3, 1), ((0, 0), (top, bottom), (left, right), (0, 0)))
+        views = taps(image, step, (kh, kw))
         if per_group == 1 and outs == step.groups:
-            result = taps[0] * flat[:, 0, 0]
-            for index, tap in enumerate(taps[1:], 1):
+            result = views[0] * flat[:, 0, 0]
+            for index, tap in enumerate(views[1:], 1):
                 result += tap * flat[:, 0, index]
         else:
-            result = np.empty((*taps[0].shape[:3], outs))
+            result = np.empty((*views[0].shape[:3], outs))
             for g, matrix in enumerate(matrices):
-                parts = [t[..., g * per_group : (g + 1) * per_group] for t in taps]
+                parts = [t[..., g * per_group : (g + 1) * per_group] for t in views]
                 columns = np.concatenate(parts, axis=-1) if len(parts) > 1 else np.ascontiguousarray(parts[0])
                 product = columns.reshape(-1, columns.shape[-1]) @ matrix
-                result[..., g * each : (g + 1) * each] = product.reshape(*taps[0].shape[:3], each)
+                result[..., g * each : (g + 1) * each] = product.reshape(*views[0].shape[:3], each)
         result += bias
         return result.transpose(0, 3, 1, 2)
 
     return total
 
 
-def _taps(image: Floats, step: p.Convolution, kernel: tuple[int, int]) -> list[Floats]:
-    """For each place of the kernel, what it sees: (batch, out h, out w, channels) views."""
-    top, left, bottom, right = step.pads
-    top, left, bottom, right = step.pads
-    if any(step.pads):
-        image = np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)))
+def taps(image: Array, step: p.Convolution, kernel: tuple[int, int]) -> list[Array]:
+    """For each place of the kernel, what it sees of a padded image: (batch, out h, out w, channels) views."""
     (sh, sw), (dh, dw), (kh, kw) = step.strides, step.dilations, kernel
     height = (image.shape[1] - dh * (kh - 1) - 1) // sh + 1
     width = (image.shape[2] - dw * (kw - 1) - 1) // sw + 1
@@ -160,14 +162,11 @@ def _rounded(total: Floats, rescale: Rescale, axis: int) -> Floats:
         shape = [1] * total.ndim
         shape[axis] = factors.size
         factors = factors.reshape(shape)
-    value = total * factors
-    if rescale.rounding == "floor":
-        return np.floor(value, out=value)
-    if rescale.rounding == "toward_zero":
-        return np.trunc(value, out=value)
-    if rescale.rounding == "half_even":
-        return np.rint(value, out=value)
+    value: Floats = total * factors
+    if rescale.rounding == "half_away":
+        return np.asarray(np.copysign(np.floor(np.abs(value) + 0.5), value))
     if rescale.rounding == "half_up":
         value += 0.5
-        return np.floor(value, out=value)
-    return np.copysign(np.floor(np.abs(value) + 0.5), value)
+    function = {"toward_zero": np.trunc, "half_even": np.rint}.get(rescale.rounding, np.floor)
+    function(value, out=value)
+    return value

@@ -8,7 +8,7 @@ behind every operation, except where a device folds (bias, ReLU, tables) or only
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, floor, log2
+from math import ceil, log2
 
 import numpy as np
 import onnx_ir as ir
@@ -87,8 +87,11 @@ def _folds(node: ir.Node, name: str, user: ir.Node, source: Mapping[str, str]) -
         return True
     if node.op_type in ("MatMul", "Gemm") and user.op_type == "Add":
         return not others
-    return node.op_type in ELEMENTWISE and user.op_type in ELEMENTWISE and source[name] != name and all(
-        source[o] == source[name] for o in others
+    return (
+        node.op_type in ELEMENTWISE
+        and user.op_type in ELEMENTWISE
+        and source[name] != name
+        and all(source[o] == source[name] for o in others)
     )
 
 
@@ -150,6 +153,7 @@ class _Edit:
         inputs = [self.constant(f"{name}/stored", codes), scale, zero]
         node = ir.node("DequantizeLinear", inputs, {"axis": axis} if a.per_channel else None, name=f"{name}/dequantize")
         node.outputs[0].name = f"{name}/real"
+        node.outputs[0].shape, node.outputs[0].type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
         self.body.extend([node])
         return node.outputs[0]
 
@@ -169,11 +173,6 @@ def _scale(limits: tuple[float, float], fmt: Format, a: Arithmetic) -> tuple[flo
     if a.scales == "power_of_two":
         return 2.0 ** ceil(log2(reach)), 0
     return float(np.float32(reach)), 0
-
-
-def nearest_power_of_two(scale: float) -> float:
-    """The power of two nearest in proportion."""
-    return float(2.0 ** floor(log2(scale) + 0.5))
 
 
 def observed(graph: Graph, samples: Sequence[Mapping[str, Array]]) -> dict[str, tuple[float, float]]:

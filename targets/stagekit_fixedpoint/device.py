@@ -11,8 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from stagekit.errors import UsageError
-from stagekit.target import nearest
+from stagekit.errors import UsageError, nearest
 from stagekit_fixedpoint.arithmetic import OVERFLOWS, ROUNDINGS, STYLES, Format, Overflow, Rounding, Style
 
 FOLDER = Path(__file__).parent / "devices"

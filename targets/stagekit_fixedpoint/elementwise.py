@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from stagekit_fixedpoint import factors
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint.arithmetic import Ints, Requantize, Rescale
+from stagekit_fixedpoint.arithmetic import Ints, Requantize
 from stagekit_fixedpoint.lowering import Builder, Rule
 from stagekit_fixedpoint.program import Step, Tensor
 from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored, Tabulated, Value
@@ -30,6 +30,9 @@ def arithmetic_rule(operate: Callable[[Any, Any], Any]) -> Rule:
     def rule(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         left, right = builder.value(node, 0), builder.value(node, 1)
         op = node.op_type
+        for index, side in enumerate((left, right)):
+            if isinstance(side, Stored):
+                builder.stored(node, index)
         if isinstance(left, Constant) and isinstance(right, Constant):
             return (Constant(operate(left.real, right.real)),)
         for pending, constant in ((left, right), (right, left)):
@@ -57,7 +60,13 @@ def _folded(op: str, value: Pending, constant: Constant, first: bool) -> Pending
     real = constant.real.astype(np.float64)
     flat = real.reshape(-1)
     scalar = bool(np.all(flat == flat[0]))
-    per_channel = flat.size == value.shape[value.axis - (value.axis > 0)] == real.shape[value.axis if value.axis < 0 else -3 if real.ndim >= 3 else 0] if real.ndim else False
+    per_channel = (
+        flat.size
+        == value.shape[value.axis - (value.axis > 0)]
+        == real.shape[value.axis if value.axis < 0 else -3 if real.ndim >= 3 else 0]
+        if real.ndim
+        else False
+    )
     if (value.low, value.high) != (-inf, inf):
         raise Refused("it follows a clamp without a quantisation between them")
     if op in ("Add", "Sub") and first and value.bias is not None and (per_channel or scalar):
@@ -143,7 +152,7 @@ def clip(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     if isinstance(value, Pending):
         return (replace(value, low=max(value.low, low), high=max(min(value.high, high), low)),)
     if isinstance(value, Stored):
-        x, name = value.tensor, str(node.name)
+        x, name = builder.stored(node), str(node.name)
 
         def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
             return p.Convert(name, (x.name,), output, requantize)
@@ -185,7 +194,7 @@ def cast(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 def _as_table(value: Value) -> Tabulated:
     if isinstance(value, Tabulated):
         return value
-    if isinstance(value, Stored):
+    if isinstance(value, Stored) and not value.joined:
         return Tabulated.of(value.tensor)
     raise Refused("its input is not quantised; calibrate the graph for this profile")
 
@@ -240,12 +249,12 @@ def store_table(builder: Builder, value: Tabulated, out: Tensor) -> None:
 
 
 def _erf(values: Reals) -> Reals:
-    return np.vectorize(erf, otypes=[np.float64])(values)
+    return np.asarray(np.vectorize(erf, otypes=[np.float64])(values))
 
 
 def _gelu(node: ir.Node, x: Reals) -> Reals:
     if node.attributes.get_string("approximate", "none") == "tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
     return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
 
 
@@ -269,5 +278,3 @@ FUNCTIONS: dict[str, Callable[[ir.Node, Reals], Reals]] = {
     "Sqrt": lambda _, x: np.sqrt(x),
 }
 """Functions of one number that become tables, in float64."""
-
-IDENTITY = Rescale()

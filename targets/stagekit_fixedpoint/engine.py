@@ -87,7 +87,9 @@ class FixedPointLane:
         for name, spec in zip(program.outputs, self._engine.outputs, strict=True):
             array = np.ascontiguousarray(from_stored(values[name], program.tensors[name], spec.dtype == "float32"))
             array.flags.writeable = False
-            results.append(HostBuffer(TensorSpec(spec.name, spec.dtype, array.shape, spec.layout, spec.quantization), array))
+            results.append(
+                HostBuffer(TensorSpec(spec.name, spec.dtype, array.shape, spec.layout, spec.quantization), array)
+            )
         return tuple(results)
 
 
@@ -113,7 +115,7 @@ def to_stored(array: Array, tensor: Tensor) -> Array:
     if array.dtype.kind != "f":
         return array
     codes = np.rint(array.astype(np.float32) / np.float32(tensor.scale)) + tensor.zero_point
-    return np.clip(codes, tensor.format.lowest, tensor.format.highest).astype(dtype_of(tensor.format))
+    return np.asarray(np.clip(codes, tensor.format.lowest, tensor.format.highest).astype(dtype_of(tensor.format)))
 
 
 def from_stored(array: Array, tensor: Tensor, as_float: bool) -> Array:

@@ -3,6 +3,7 @@
 ========== =================================================================================
 kernel     ONNX Runtime's 8-bit kernels (:mod:`~stagekit_fixedpoint.kernels`), joined to segments
 table      a function of one 8-bit tensor, or of two: all of its values, from the reference
+bytes      16-bit products as four 8-bit ones (:mod:`~stagekit_fixedpoint.wide`)
 float64    sums of products in BLAS, bounded below 2**53 (:mod:`~stagekit_fixedpoint.blas`)
 reference  numpy int64
 ========== =================================================================================
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stagekit_fixedpoint import blas, kernels, reference
+from stagekit_fixedpoint import blas, kernels, reference, wide
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import dtype_of
 from stagekit_fixedpoint.program import Array, Program, Step
@@ -54,7 +55,7 @@ class Fast:
                 continue
             self._flush(run, index, threads)
             run = []
-            self.choices.append(self._single(step, why))
+            self.choices.append(self._single(step, why, threads))
         self._flush(run, len(program.steps), threads)
 
     def run(self, inputs: Mapping[str, Array]) -> Values:
@@ -77,7 +78,7 @@ class Fast:
         segment = Segment(self.program, run, [s.output for s in run if s.output in later], threads)
         self._actions.append(lambda values: values.update(segment.run(values)))
 
-    def _single(self, step: Step, why: str) -> Choice:
+    def _single(self, step: Step, why: str, threads: int) -> Choice:
         program, kind = self.program, type(step).__name__
         tensors = [program.tensors[name] for name in step.inputs]
         narrow = all(kernels.eight_bit(t) for t in tensors)
@@ -96,12 +97,15 @@ class Fast:
             lows = [t.format.lowest for t in tensors]
             self._actions.append(lambda values: _look_up_pair(step, table, lows, values))
             return Choice(step.name, kind, "table", f"65536 pairs, from the reference; {why}")
+        proof = wide.proven(program, step)
+        if proof and isinstance(step, p.Convolution | p.Linear):
+            product = wide.prepare(program, step, threads)
+            self._actions.append(lambda values: values.update({step.output: product(values[step.inputs[0]])}))
+            return Choice(step.name, kind, "bytes", proof)
         proof = blas.proven(program, step)
         if proof:
             compute = blas.prepare(program, step)
-            self._actions.append(
-                lambda values: values.update({step.output: compute([values[n] for n in step.inputs])})
-            )
+            self._actions.append(lambda values: values.update({step.output: compute([values[n] for n in step.inputs])}))
             return Choice(step.name, kind, "float64", f"{proof}; {why}")
         self._actions.append(lambda values: _by_reference(program, step, values))
         return Choice(step.name, kind, "reference", why)
@@ -112,7 +116,7 @@ MOVES = (p.Reshape, p.Transpose, p.Slice, p.Concatenate, p.Pad, p.ResizeNearest)
 
 
 def _move(program: Program, step: Step, values: Values) -> None:
-    values[step.output] = reference.evaluate(program, step, values)  # type: ignore[arg-type]
+    values[step.output] = reference.evaluate(program, step, values)
 
 
 def _by_reference(program: Program, step: Step, values: Values) -> None:

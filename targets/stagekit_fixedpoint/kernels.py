@@ -16,7 +16,7 @@ intermediate saturation for instance, is tested when they are first used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,12 +38,15 @@ class Scaled:
 
     Args:
         scale: float32, one or one for each channel.
-        bias: int32, with the offset for the unsigned output and for the rounding.
+        bias: int32, where ties go up with the offset of the unsigned output, and with what the rounding needs.
+        zero_point: of the output, added by the kernel after rounding; an odd offset ahead of it would turn
+            half to even into half to odd.
         why: the proof in words.
     """
 
     scale: Array
     bias: Ints
+    zero_point: int
     why: str
 
 
@@ -69,14 +72,13 @@ def scaled(program: Program, step: p.Convolution | p.Linear) -> Scaled | str:
     shift = np.asarray(rescale.shift, np.int64)
     if shift.min() < -16 or shift.max() > 22:
         return f"its shift of {shift.max()} is out of reach"
-    up = np.maximum(shift, 0)
-    bias = program.arrays[step.bias] + ((stage.zero_point - stage.format.lowest) << up)
-    half_up = rescale.rounding != "half_even"
-    if rescale.rounding == "floor":
-        bias = bias - ((np.int64(1) << up) >> 1)
-    if shift.min() < 0:
-        if shift.max() > 0 or stage.zero_point != stage.format.lowest:
-            return "it shifts to the left"
+    up, offset = np.maximum(shift, 0), stage.zero_point - stage.format.lowest
+    half_up = rescale.rounding != "half_even" and shift.max() > 0
+    bias = program.arrays[step.bias]
+    if half_up:
+        if shift.min() < 0:
+            return "it shifts some channels to the left"
+        bias = bias + (offset << up) - (((np.int64(1) << up) >> 1) if rescale.rounding == "floor" else 0)
     reach = limit.magnitude + int((np.int64(256) << up).max())
     if reach >= 2**31:
         return "its accumulator and the offset do not fit 32 bits"
@@ -85,7 +87,8 @@ def scaled(program: Program, step: p.Convolution | p.Linear) -> Scaled | str:
         return f"sums reach 2**{reach.bit_length()}, which float32 does not hold"
     factor = np.ldexp(1.0, -shift) * np.where((shift > 0) & half_up, TIE, 1.0)
     channels = weight.shape[0] if isinstance(step, p.Convolution) else weight.shape[1]
-    return Scaled(factor.astype(np.float32), np.broadcast_to(bias, (channels,)), proof)
+    wide = np.broadcast_to(bias, (channels,))
+    return Scaled(factor.astype(np.float32), wide, 0 if half_up else offset, proof)
 
 
 def exactness(shift: int, reach: int, half_up: bool) -> str:
@@ -122,14 +125,16 @@ def exact_sum(program: Program, step: p.Add) -> Sum | None:
 
 
 @cache
-def _search(rescales: tuple[Rescale, ...], stage: Requantize, signed: tuple[bool, ...], zeros: tuple[int, ...]) -> Sum | None:
+def _search(
+    rescales: tuple[Rescale, ...], stage: Requantize, signed: tuple[bool, ...], zeros: tuple[int, ...]
+) -> Sum | None:
     ratios = [2.0 ** -(r.shift[0] + stage.rescale.shift[0]) for r in rescales]
     centres = [z - Format(8, s).lowest for z, s in zip(zeros, signed, strict=True)]
     offset = stage.zero_point - stage.format.lowest
     codes = np.arange(256, dtype=np.int64)
     left, right = (x.reshape(-1) for x in np.meshgrid(codes, codes, indexing="ij"))
     total = rescales[0](left - centres[0]) + rescales[1](right - centres[1])
-    free = Requantize(stage.rescale, stage.format, stage.zero_point, stage.format.lowest, stage.format.highest)
+    free = replace(stage, low=stage.format.lowest, high=stage.format.highest)
     wanted = (free(total) - stage.format.lowest).astype(np.uint8)
     for candidate in _candidates(ratios, centres, offset):
         if np.array_equal(_try_sum(candidate, left.astype(np.uint8), right.astype(np.uint8)), wanted):
@@ -199,9 +204,12 @@ def _probe(
     terms = ins * max(kernel, 1) ** 2
     shift = min(int(np.ceil(np.log2(terms))) + 6, 14) if extreme else 5
     stage = Requantize(Rescale((1,), (shift,), rounding), int8, 0, -128, 127)
-    draw = (lambda shape: random.choice([-128, 127], shape)) if extreme else (lambda shape: random.integers(-9, 10, shape))
-    bias = random.integers(-(2**shift), 2**shift, outs)
+    draw = (
+        (lambda shape: random.choice([-128, 127], shape)) if extreme else (lambda shape: random.integers(-9, 10, shape))
+    )
+    bias: Array = random.integers(-(2**shift), 2**shift, outs)
     step: Step
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
     if kernel:
         weight = draw((outs, ins, kernel, kernel))
         step = p.Convolution("probe", ("x",), "y", "w", "b", (1, 1), (0, 0, 0, 0), (1, 1), groups, stage)
@@ -209,6 +217,6 @@ def _probe(
     else:
         weight = draw((ins, outs))
         step = p.Linear("probe", ("x",), "y", "w", "b", stage)
-        shapes = (7, ins), (7, outs)  # type: ignore[assignment]
+        shapes = (7, ins), (7, outs)
     tensors = {n: Tensor(n, s, int8, 1.0) for n, s in zip(("x", "y"), shapes, strict=True)}
-    return Program("probe", ("x",), ("y",), tensors, (step,), {"w": weight, "b": bias})
+    return Program("probe", ("x",), ("y",), tensors, (step,), {"w": np.asarray(weight), "b": bias})

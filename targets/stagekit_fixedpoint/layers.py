@@ -119,5 +119,7 @@ def resnet_layers(depth: int, variant: Variant, size: int = 224, classes: int = 
             channels = 4 * width
             x = elementwise((inner, x), channels * side**2, channels * side**2)
     x = elementwise((x,), channels * side**2, channels)
-    made.append(Layer("logits", (x,), "logits", (channels,), classes, channels * classes, 1, 1, channels, classes, (1, 1)))
+    made.append(
+        Layer("logits", (x,), "logits", (channels,), classes, channels * classes, 1, 1, channels, classes, (1, 1))
+    )
     return made

@@ -8,7 +8,7 @@ ReLU, constant factors) is folded, and the QuantizeLinear turns it into one inte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from stagekit.errors import CompileError
 from stagekit.graph import Graph
 from stagekit.graph.cost import macs as graph_macs
 from stagekit.graph.fingerprint import in_order
+from stagekit.graph.shapes import inferred
 from stagekit.target import Unsupported
 from stagekit_fixedpoint import bounds, factors
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint.arithmetic import Format, Ints
+from stagekit_fixedpoint.arithmetic import Format
 from stagekit_fixedpoint.device import Arithmetic, Device
 from stagekit_fixedpoint.program import Array, Program, Step, Tensor
 from stagekit_fixedpoint.values import Constant, Joined, Pending, Refused, Stored, Tabulated, Value
@@ -43,9 +44,11 @@ def lower(graph: Graph, device: Device) -> Lowered:
         builder.add(node)
     builder.finish_outputs()
     program = builder.program()
-    here = macs(program)
-    whole = max(here, _macs_or_zero(graph))
-    return Lowered(program, tuple(builder.problems), here / whole if whole else 1.0)
+    share = 1.0
+    if builder.problems:
+        whole = graph_macs(inferred(graph))
+        share = min(1.0, macs(program) / whole) if whole else 0.0
+    return Lowered(program, tuple(builder.problems), share)
 
 
 def lowered(graph: Graph, device: Device) -> Lowered:
@@ -81,10 +84,6 @@ def step_macs(program: Program, step: Step) -> int:
     return out * program.tensors[step.inputs[0]].shape[-1] if isinstance(step, p.Product) else 0
 
 
-def _macs_or_zero(graph: Graph) -> int:
-    return graph_macs(graph)
-
-
 class Builder:
     """The state of one lowering."""
 
@@ -96,6 +95,7 @@ class Builder:
         self.arrays: dict[str, Array] = {}
         self.steps: list[Step] = []
         self.problems: list[Unsupported] = []
+        self.operators = {str(node.name): node.op_type for node in graph.body}
         self.float_inputs: dict[str, tuple[int, ...]] = {}
         self.inputs: list[str] = []
         self.outputs: list[str] = []
@@ -114,19 +114,17 @@ class Builder:
 
     def add(self, node: ir.Node) -> None:
         """Lowers one node, or notes why it cannot be."""
-        from stagekit_fixedpoint.rules import RULES
+        from stagekit_fixedpoint.rules import RULES, unknown
 
         name = str(node.name or node.outputs[0].name)
+        results: list[Value | None] = [None] * len(node.outputs)
         try:
-            if any(v is not None and self.values.get(str(v.name), 0) is None for v in node.inputs):
-                results: list[Value | None] = [None] * len(node.outputs)  # follows from a node already reported
-            elif node.op_type not in RULES:
-                raise Refused("the target has no rule for this operator")
-            else:
-                results = list(RULES[node.op_type](self, node))
+            # What reads a node that was already reported follows from it, and is not reported again.
+            if all(v is None or self.values.get(str(v.name), 0) is not None for v in node.inputs):
+                results = list(RULES.get(node.op_type, unknown)(self, node))
         except Refused as refusal:
-            self.problems.append(Unsupported(name, node.op_type, str(refusal)))
-            results = [None] * len(node.outputs)
+            operator = self.operators.get(refusal.node, node.op_type)
+            self.problems.append(Unsupported(refusal.node or name, operator, str(refusal)))
         for value, result in zip(node.outputs, results, strict=True):
             self.values[str(value.name)] = result
 
@@ -149,10 +147,12 @@ class Builder:
             return Constant(_numbers(source.const_value.numpy()))
         raise Refused(f"tensor {name!r} has no quantisation; calibrate the graph for this profile")
 
-    def stored(self, node: ir.Node, index: int = 0) -> Tensor:
-        """An input that lies in memory as integers."""
+    def stored(self, node: ir.Node, index: int = 0, joined: bool = False) -> Tensor:
+        """An input that lies in memory as integers; with ``joined`` its batch may be joined with its rows."""
         value = self.value(node, index)
         if isinstance(value, Stored):
+            if value.joined and not joined:
+                raise Refused("the batch is joined with the rows of its input; only Gemm and MatMul compute on that")
             return value.tensor
         source = node.inputs[index]
         what = "a constant" if isinstance(value, Constant) else "not quantised; calibrate the graph for this profile"
@@ -198,7 +198,8 @@ class Builder:
             if missing > 0:
                 raise Refused(
                     f"its accumulator can reach [{limit.low}, {limit.high}], which needs {limit.bits} bits;"
-                    f" {self.device.name} has {self.arithmetic.accumulator_bits}: {missing} missing"
+                    f" {self.device.name} has {self.arithmetic.accumulator_bits}: {missing} missing",
+                    step.name,
                 )
 
     def store(self, value: Value, name: str, fmt: Format, scale: float, zero_point: int) -> Stored:
@@ -211,11 +212,11 @@ class Builder:
                 return value
             out = self.new_tensor(name, x.shape, fmt, scale, zero_point)
             self.convert(x, out)
-            return Stored(out)
+            return Stored(out, value.joined)
         if isinstance(value, Pending):
             out = self.new_tensor(name, value.shape, fmt, scale, zero_point)
             self.complete(value, out)
-            return Stored(out)
+            return Stored(out, value.joined)
         if isinstance(value, Joined):
             out = self.new_tensor(name, value.shape, fmt, scale, zero_point)
             parts = [self.converted(part, out, f"{name}/{i}") for i, part in enumerate(value.parts)]
@@ -245,14 +246,16 @@ class Builder:
         stage = factors.requantize(self.arithmetic, value.unit, out, value.low, value.high, value.multiplier)
         bias = np.zeros(1, np.int64)
         if value.bias is not None:
-            bias = factors.integer_bias(self.arithmetic, value.bias, value.unit, out.shape[value.axis - (value.axis > 0)])
+            bias = factors.integer_bias(
+                self.arithmetic, value.bias, value.unit, out.shape[value.axis - (value.axis > 0)]
+            )
         self.emit(value.finish(out.name, stage, bias))
 
     def finish_outputs(self) -> None:
         """The graph's outputs must be stored tensors."""
         for output in self.graph.body.outputs:
             value = self.values.get(str(output.name))
-            if isinstance(value, Stored):
+            if isinstance(value, Stored) and not value.joined:
                 self.outputs.append(value.tensor.name)
             elif value is not None:
                 self.problems.append(
@@ -277,15 +280,5 @@ def _numbers(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 
-def rename_step(step: Step, name: str) -> Step:
-    """The step under another name."""
-    return replace(step, name=name)
-
-
 Rule = Callable[[Builder, ir.Node], tuple[Value, ...]]
 RuleTable = Mapping[str, Rule]
-
-
-def as_ints(values: Any) -> Ints:
-    """Numbers as int64."""
-    return np.asarray(values, np.int64)

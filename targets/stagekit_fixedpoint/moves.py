@@ -6,7 +6,6 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint.elementwise import quantised_constant
 from stagekit_fixedpoint.lowering import Builder
 from stagekit_fixedpoint.program import Tensor
 from stagekit_fixedpoint.values import Constant, Joined, Refused, Stored, Tabulated, Value
@@ -32,6 +31,16 @@ def reshape(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     if isinstance(value, Constant):
         stored = None if value.stored is None else value.stored.reshape(wanted)
         return (Constant(value.real.reshape(wanted), stored, value.scale, value.axis),)
+    x = builder.stored(node, joined=True)
+    if tuple(wanted[1:]) == x.shape and wanted[0] in (-1, 0, 1):
+        return (Stored(x),)
+    if len(wanted) == 2 and wanted[0] == -1 and wanted[1] != x.elements and x.elements % max(wanted[1], 1) == 0:
+        rows = (x.elements // wanted[1], wanted[1])
+        if rows == x.shape:
+            return (Stored(x, joined=True),)
+        out = builder.like(x, str(node.outputs[0].name), rows)
+        builder.emit(p.Reshape(str(node.name), (builder.stored(node).name,), out.name, rows))
+        return (Stored(out, joined=True),)
     x = builder.stored(node)
     if wanted[0] not in (-1, 0, 1):
         raise Refused(f"the shape {wanted} does not keep the batch as its first axis")
@@ -185,6 +194,3 @@ def pad(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         builder.emit(p.Pad(str(node.name), (x.name,), out.name, axis, int(widths[0, axis]), int(widths[1, axis])))
         x = out
     return (Stored(x),)
-
-
-__all__ = ["quantised_constant"]

@@ -69,7 +69,11 @@ def matmul(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 
 def gemm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     attributes = node.attributes
-    if attributes.get_int("transA", 0) or attributes.get_float("alpha", 1.0) != 1 or attributes.get_float("beta", 1.0) != 1:
+    if (
+        attributes.get_int("transA", 0)
+        or attributes.get_float("alpha", 1.0) != 1
+        or attributes.get_float("beta", 1.0) != 1
+    ):
         raise Refused("only Gemm with alpha = beta = 1 and an untransposed input is computed")
     transposed = bool(attributes.get_int("transB", 0))
     weight = _weight(builder, node, 1, channel_axis=0 if transposed else 1)
@@ -82,7 +86,8 @@ def gemm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 
 def _linear(builder: Builder, node: ir.Node, weight: Constant, bias: Reals) -> Pending:
     builder.need("matmul")
-    x = builder.stored(node)
+    source = builder.value(node, 0)
+    x = builder.stored(node, joined=True)
     assert weight.stored is not None and weight.scale is not None
     if weight.stored.ndim != 2:
         raise Refused(f"weights of {weight.stored.ndim} dimensions are not multiplied")
@@ -93,6 +98,7 @@ def _linear(builder: Builder, node: ir.Node, weight: Constant, bias: Reals) -> P
         partial(_finish_linear, builder, name, x.name, key),
         _single(x.scale * weight.scale),
         bias=bias,
+        joined=isinstance(source, Stored) and source.joined,
     )
 
 
@@ -121,8 +127,3 @@ def _weight(builder: Builder, node: ir.Node, index: int, channel_axis: int) -> C
 def _single(unit: Reals) -> Reals:
     """One number where all are equal."""
     return unit[:1] if np.all(unit == unit[0]) else unit
-
-
-def stored_or_none(value: Value) -> Stored | None:
-    """The value if it lies in memory."""
-    return value if isinstance(value, Stored) else None

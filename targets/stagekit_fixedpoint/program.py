@@ -79,7 +79,7 @@ class Product(Step):
 
 @dataclass(frozen=True, slots=True)
 class Add(Step):
-    """``requantize(sum of rescale_i((x_i - z_i) << left))``; ``constant`` names an array in place of the second input."""
+    """``requantize(sum of rescale_i((x_i - z_i) << left))``; ``constant`` names an array that is the second term."""
 
     operator: ClassVar[str] = "add"
     rescales: tuple[Rescale, ...]
@@ -162,7 +162,7 @@ class Lookup(Step):
 
 @dataclass(frozen=True, slots=True)
 class Softmax(Step):
-    """I-ViT's Shiftmax over ``axis``; see :func:`stagekit_fixedpoint.transformer.shiftmax`."""
+    """Softmax over ``axis``; see :func:`stagekit_fixedpoint.transformer.softmax`."""
 
     operator: ClassVar[str] = "softmax"
     axis: int
@@ -219,8 +219,10 @@ class Pad(Step):
 
 STEPS: dict[str, type[Step]] = {
     kind.__name__: kind
-    for kind in (Convolution, Linear, Product, Add, Multiply, Convert, Concatenate, MaxPool, SumPool, ResizeNearest)
-    + (ResizeBilinear, Lookup, Softmax, LayerNorm, Reshape, Transpose, Slice, Pad)
+    for kind in (
+        *(Convolution, Linear, Product, Add, Multiply, Convert, Concatenate, MaxPool, SumPool, ResizeNearest),
+        *(ResizeBilinear, Lookup, Softmax, LayerNorm, Reshape, Transpose, Slice, Pad),
+    )
 }
 
 
@@ -289,7 +291,9 @@ def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
 
 def _narrow(array: Array) -> Array:
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    kind = next(k for k in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
+    kind = next(
+        k for k in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(k).min <= low and high <= np.iinfo(k).max
+    )
     return array.astype(kind)
 
 

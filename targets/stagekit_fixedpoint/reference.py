@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from stagekit_fixedpoint import program as p
+from stagekit_fixedpoint import transformer
 from stagekit_fixedpoint.arithmetic import Format, Ints, saturate, wrap
 from stagekit_fixedpoint.program import Program, Step
-from stagekit_fixedpoint.transformer import layer_norm, shiftmax
 
 Values = dict[str, Ints]
 
@@ -48,7 +48,7 @@ def accumulated(program: Program, total: Ints) -> Ints:
 def windows(x: Ints, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]) -> Ints:
     """(batch, channels, out h, out w, kh, kw): what each output place sees of an already padded image."""
     extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(x, extent, axis=(2, 3))  # type: ignore[call-overload]
+    view = np.lib.stride_tricks.sliding_window_view(x, extent, axis=(2, 3))
     return np.asarray(view[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]])
 
 
@@ -95,7 +95,7 @@ def convert(program: Program, step: p.Convert, arrays: list[Ints]) -> Ints:
 
 def max_pool(program: Program, step: p.MaxPool, arrays: list[Ints]) -> Ints:
     x = padded(arrays[0], step.pads, program.tensors[step.inputs[0]].format.lowest)
-    return windows(x, step.kernel, step.strides, (1, 1)).max(axis=(4, 5))
+    return np.asarray(windows(x, step.kernel, step.strides, (1, 1)).max(axis=(4, 5)))
 
 
 def sum_pool(program: Program, step: p.SumPool, arrays: list[Ints]) -> Ints:
@@ -121,11 +121,11 @@ def lookup(program: Program, step: p.Lookup, arrays: list[Ints]) -> Ints:
 
 
 def softmax(program: Program, step: p.Softmax, arrays: list[Ints]) -> Ints:
-    return shiftmax(arrays[0], step.axis, step.left, step.unit, step.requantize)
+    return transformer.softmax(arrays[0], step.axis, step.left, step.unit, step.requantize)
 
 
 def normalize(program: Program, step: p.LayerNorm, arrays: list[Ints]) -> Ints:
-    return layer_norm(
+    return transformer.layer_norm(
         arrays[0], program.arrays[step.gain], program.arrays[step.offset], step.epsilon, step.requantize
     )
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import operator
 
+import onnx_ir as ir
+
 from stagekit_fixedpoint import elementwise, moves, products, quantization, sequence, spatial
-from stagekit_fixedpoint.lowering import RuleTable
+from stagekit_fixedpoint.lowering import Builder, RuleTable
+from stagekit_fixedpoint.values import Refused, Value
+
+
+def unknown(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    """The rule for all other operators."""
+    raise Refused("the target has no rule for this operator")
+
 
 RULES: RuleTable = {
     "QuantizeLinear": quantization.quantize,

@@ -24,7 +24,7 @@ class OnnxBuilder:
         self.inputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, shape: Sequence[int]) -> None:
-        dims = ["n", *shape[1:]]
+        dims: list[str | int | None] = ["n", *shape[1:]]
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.UINT8, dims))
 
     def constant(self, array: Any, dtype: Any) -> str:
@@ -185,7 +185,7 @@ def _clamps(stage: Requantize) -> bool:
 def _product(net: OnnxBuilder, program: Program, step: p.Convolution | p.Linear) -> None:
     parameters, x = scaled(program, step), program.tensors[step.inputs[0]]
     assert isinstance(parameters, Scaled)
-    one, zero = net.constant(1, np.float32), net.constant(0, np.uint8)
+    one, zero = net.constant(1, np.float32), net.constant(parameters.zero_point, np.uint8)
     centre = net.constant(x.zero_point - x.format.lowest, np.uint8)
     weight_scale = parameters.scale if parameters.scale.size > 1 else parameters.scale.reshape(())
     weight_zero = net.constant(np.zeros(weight_scale.shape), np.int8)

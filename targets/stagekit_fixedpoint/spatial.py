@@ -18,7 +18,7 @@ from stagekit_fixedpoint.geometry import (
 )
 from stagekit_fixedpoint.lowering import Builder
 from stagekit_fixedpoint.program import Step, Tensor
-from stagekit_fixedpoint.values import Constant, Pending, Refused, Stored, Value
+from stagekit_fixedpoint.values import Pending, Refused, Stored, Value
 
 RESIZE_BITS = 8
 """Fraction bits of a bilinear weight in each direction."""
@@ -93,9 +93,7 @@ def resize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     mode = node.attributes.get_string("mode", "nearest")
     coordinates = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") or ""
     target, scales = _target(builder, node, x)
-    positions = [
-        source_positions(coordinates, s, t, f) for s, t, f in zip(x.shape[1:], target, scales, strict=True)
-    ]
+    positions = [source_positions(coordinates, s, t, f) for s, t, f in zip(x.shape[1:], target, scales, strict=True)]
     name, shape = str(node.name), (x.shape[0], *target)
     if mode == "nearest":
         builder.need("resize_nearest")
@@ -130,8 +128,3 @@ def _target(builder: Builder, node: ir.Node, x: Tensor) -> tuple[tuple[int, int]
         raise Refused("its size must be a constant")
     factors = float(scales.real[-2]), float(scales.real[-1])
     return (int(x.shape[1] * factors[0]), int(x.shape[2] * factors[1])), factors
-
-
-def as_constant(value: Value) -> Constant | None:
-    """The value if it is a constant."""
-    return value if isinstance(value, Constant) else None

@@ -106,7 +106,8 @@ def device_of(profile: Profile) -> Device:
     wanted = "int8" if device.arithmetic.activation_bits <= 8 else "int16"
     if profile.precision != wanted:
         raise UsageError(
-            f"precision is {profile.precision!r}, but {device.name} computes in {wanted}", where=f"profile {profile.name}"
+            f"precision is {profile.precision!r}, but {device.name} computes in {wanted}",
+            where=f"profile {profile.name}",
         )
     return device
 

@@ -1,6 +1,9 @@
-"""Softmax and LayerNorm in integers: one written version of I-ViT's formulas (arXiv 2207.01405, section 3).
+"""Softmax and LayerNorm in integers, in one written version.
 
-Its PyTorch code and its integer ports differ in bits; what counts here is what these functions say.
+The exponential is I-BERT's polynomial (arXiv 2101.01321, section 3.4), the rest follows I-ViT (arXiv 2207.01405,
+section 3). With I-ViT's own exponential, by shifts alone and off by up to 6 %, a trained ViT-S/14 in saturating 16-bit
+arithmetic keeps 40 dB at its last unit, with the polynomial 47 dB (one photograph). Published code of both differs
+in bits; what counts is what stands here.
 """
 
 from __future__ import annotations
@@ -9,8 +12,8 @@ import numpy as np
 
 from stagekit_fixedpoint.arithmetic import Ints, Requantize, integer_sqrt
 
-EXP_GUARD = 8
-"""Bits below the exponential's unit that are kept when it is shifted down."""
+EXP_BITS = 21
+"""The exponential of 0 has about this many bits, whatever the unit of its argument."""
 
 RECIPROCAL_BITS = 46
 """Position of the binary point in the reciprocal of the sum of exponentials."""
@@ -20,18 +23,21 @@ NORM_BITS = 16
 """Binary points of the reciprocal of a row's norm, and of the normalised values."""
 
 
-def shift_exp(difference: Ints, unit: int) -> Ints:
-    """``unit * 2**EXP_GUARD * exp(difference / unit)`` for ``difference <= 0``, by shifts and one division.
+def exponential(difference: Ints, unit: int) -> Ints:
+    """A multiple of ``exp(difference / unit)`` for ``difference <= 0``: the multiple is the same for all.
 
-    ``log2(e)`` is taken as 1.0111 in binary (1 + 1/2 - 1/16), and ``2**-f`` as ``1 - f / 2`` for ``0 <= f < 1``.
+    ``exp(-z) = 2**-q exp(-r)`` with ``z = q ln 2 + r``, and ``exp(-r) ~ 0.3585 ((1.353 - r)**2 + 0.9596)``, whose
+    largest error on the interval is 0.2 %.
     """
-    exponent = difference + (difference >> 1) - (difference >> 4)
-    whole, part = np.divmod(-exponent, np.int64(unit))
-    return np.asarray(((unit - (part >> 1)) << EXP_GUARD) >> np.minimum(whole, 62))
+    log2 = (unit * 1488522236 + 2**30) >> 31
+    middle, rest = (unit * 1386 + 512) >> 10, (unit * unit * 983 + 512) >> 10
+    whole, part = np.divmod(-difference, np.int64(log2))
+    value = (middle - part) ** 2 + rest
+    return np.asarray(value >> np.minimum(whole + max(0, 2 * unit.bit_length() - EXP_BITS), 62))
 
 
-def shiftmax(x: Ints, axis: int, left: int, unit: int, requantize: Requantize) -> Ints:
-    """I-ViT's Shiftmax over an axis.
+def softmax(x: Ints, axis: int, left: int, unit: int, requantize: Requantize) -> Ints:
+    """Softmax over an axis, with one division for each row.
 
     Args:
         left: bits by which differences are shifted to the left first, for a finer exponent.
@@ -39,13 +45,13 @@ def shiftmax(x: Ints, axis: int, left: int, unit: int, requantize: Requantize) -
         requantize: from a binary point at ``RECIPROCAL_BITS - 16`` to the stored format.
     """
     difference = (x - x.max(axis=axis, keepdims=True)) << left
-    exponential = shift_exp(difference, unit)
-    reciprocal = (np.int64(1) << RECIPROCAL_BITS) // exponential.sum(axis=axis, keepdims=True)
-    return requantize(exponential * reciprocal >> 16, axis=axis)
+    powers = exponential(difference, unit)
+    reciprocal = (np.int64(1) << RECIPROCAL_BITS) // powers.sum(axis=axis, keepdims=True)
+    return requantize(powers * reciprocal >> 16, axis=axis)
 
 
 SOFTMAX_BITS = RECIPROCAL_BITS - 16
-"""Binary point of the probabilities that Shiftmax requantises."""
+"""Binary point of the probabilities that are requantised."""
 
 
 def layer_norm(x: Ints, gain: Ints, offset: Ints, epsilon: int, requantize: Requantize) -> Ints:

@@ -16,15 +16,29 @@ from stagekit_fixedpoint.program import Step, Tensor
 Reals = npt.NDArray[np.float64]
 
 
-class Refused(Exception):  # noqa: N818  # caught by the driver, which turns it into an Unsupported
-    """A node cannot be computed on the device; the message says why."""
+class Refused(Exception):  # caught by the driver, which turns it into an Unsupported
+    """A node cannot be computed on the device; the message says why.
+
+    Args:
+        node: the node at fault, where it is not the one that is being lowered.
+    """
+
+    def __init__(self, why: str, node: str = "") -> None:
+        super().__init__(why)
+        self.node = node
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Integers in the device's memory, standing for real numbers."""
+    """Integers in the device's memory, standing for real numbers.
+
+    Args:
+        joined: the graph has joined the batch with the rows, (batch, rows, columns) to (batch * rows, columns), as
+            exporters do around Gemm; the tensor keeps its own shape, and only products over columns may read it.
+    """
 
     tensor: Tensor
+    joined: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +67,8 @@ class Pending:
         axis: of the channels, counting the batch.
         bias: what is still to be added, in real numbers; None where the step cannot add one.
         low, high: a folded clamp in real numbers.
-        rescales: whether this operation may use a multiplier where a shift is not enough.
+        multiplier: whether this operation may use one where a shift is not enough.
+        joined: as in :class:`Stored`.
     """
 
     name: str
@@ -65,6 +80,7 @@ class Pending:
     low: float = -inf
     high: float = inf
     multiplier: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True, eq=False)

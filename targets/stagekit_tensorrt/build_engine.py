@@ -15,6 +15,7 @@ https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-e
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import json
@@ -54,6 +55,10 @@ DIFFERENCES = {
     ("tensorrt-rtx", 1): Differences("tensorrt_rtx", False, False, False, True, "I/O Tensors"),
 }
 """By builder and major version."""
+
+
+NO_RANDOM_ADDRESSES = 0x0040000
+"""``ADDR_NO_RANDOMIZE`` of personality(2)."""
 
 
 class BuildFailed(Exception):
@@ -227,6 +232,22 @@ def _layers(trt: Any, log: Any, plan: bytes) -> Any:
     return json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
+def with_fixed_addresses() -> None:
+    """Starts this process again with memory at the same addresses every time, where Linux allows it.
+
+    TensorRT-RTX 1.7.1 sorts some things by address: about one build in a hundred of a graph with two outputs listed
+    them the other way round. Containers may forbid the switch; the engine is then as good, its bytes may differ.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    personality = ctypes.CDLL(None).personality
+    now = personality(0xFFFFFFFF)  # asks
+    if now & NO_RANDOM_ADDRESSES or personality(now | NO_RANDOM_ADDRESSES) == -1:
+        return
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.execv(sys.executable, sys.orig_argv)
+
+
 def main(arguments: list[str]) -> int:
     """Builds every request named; 0 done, 1 refused, 3 the vendor's package is not here."""
     requests: list[Path] = []
@@ -243,4 +264,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    with_fixed_addresses()
     sys.exit(main(sys.argv[1:]))

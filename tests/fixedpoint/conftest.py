@@ -7,11 +7,11 @@ from functools import cache
 
 import numpy as np
 import pytest
-
-from stagekit.graph import Graph
 from stagekit_fixedpoint.device import Device, load_device
 from stagekit_fixedpoint.lowering import lowered
 from stagekit_fixedpoint.program import Array, Program
+
+from stagekit.graph import Graph
 
 from .nets import NETS, qdq
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
-from stagekit.graph import Graph, from_proto
 from stagekit_fixedpoint.dense import observed, quantise
 from stagekit_fixedpoint.device import Device
+
+from stagekit.graph import Graph, from_proto
 
 Array = np.ndarray[Any, Any]
 
@@ -74,7 +74,9 @@ def pyramid() -> Graph:
     b = net.op("HardSwish", net.conv(a, 8, 8, strides=[2, 2]))
     scales = net.weight(np.array([1, 1, 2, 2], np.float32))
     up = net.op("Resize", b, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
-    near = net.op("Resize", b, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    near = net.op(
+        "Resize", b, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
     joined = net.op("Concat", a, up, near, axis=1)
     gate = net.op("Sigmoid", net.conv(joined, 24, 8, 1))
     net.op("Mul", a, gate, out="y")

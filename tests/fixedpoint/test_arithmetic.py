@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from stagekit_fixedpoint.arithmetic import (
     INT32_MAX,
     INT32_MIN,
@@ -27,6 +26,7 @@ from stagekit_fixedpoint.arithmetic import (
     shift_right,
     wrap,
 )
+from stagekit_fixedpoint.transformer import NORM_BITS, SOFTMAX_BITS, exponential, layer_norm, softmax
 
 
 def rounded(value: Fraction, rounding: Rounding) -> int:
@@ -190,3 +190,33 @@ def test_requantising_rounds_offsets_fits_and_clamps(acc: list[int], shifts: lis
     assert stage(acc, axis=0).tolist() == [max(zero, min(100, max(-128, min(127, e)))) for e in expected]
     wrapping = Requantize(stage.rescale, int8, zero, -128, 127, "wrap")
     assert wrapping(np.array([acc]), axis=1)[0].tolist() == [(e + 128) % 256 - 128 for e in expected]
+
+
+@pytest.mark.parametrize("unit", [2, 100, 4096, 8191, 2**16, 2**24])
+def test_the_integer_exponential_is_within_its_error(unit: int) -> None:
+    """I-BERT's polynomial: 0.3 % with its rounded constants, and the units' own coarseness."""
+    steps = np.unique(np.linspace(0, -6 * unit, 500).astype(np.int64))
+    found = exponential(steps, unit).astype(float)
+    exact = np.exp(steps / unit)
+    assert np.abs(found / found[-1] - exact).max() < 0.004 + 1.0 / unit
+
+
+@given(st.lists(st.integers(-128, 127), min_size=2, max_size=40), st.integers(-6, 0))
+def test_softmax_is_near_the_real_one(values: list[int], exponent: int) -> None:
+    scale, x = 2.0**exponent, np.array([values])
+    left = max(0, 12 + exponent)
+    stage = Requantize(Rescale((1,), (SOFTMAX_BITS - 15,), "half_even"), Format(16), 0, -(2**15), 2**15 - 1)
+    found = softmax(x, 1, left, round(2.0**left / scale), stage) / 2.0**15
+    real = np.exp((x - x.max()) * scale)
+    assert np.abs(found - real / real.sum()).max() < 0.004
+
+
+@given(st.lists(st.integers(-32768, 32767), min_size=4, max_size=64))
+def test_layer_norm_is_near_the_real_one(values: list[int]) -> None:
+    x, count = np.array([values]), len(values)
+    epsilon = count**3
+    stage = Requantize(Rescale((1,), (NORM_BITS + 5,), "half_even"), Format(16), 0, -(2**15), 2**15 - 1)
+    gain = np.full(count, round(count**0.5 * 2**15), np.int64)
+    found = layer_norm(x, gain, np.zeros(1, np.int64), epsilon, stage) / 2.0**10
+    real = (x - x.mean()) / np.sqrt(x.var() + 1)
+    assert np.abs(found - real).max() < 0.004 + 0.004 * np.abs(real).max()

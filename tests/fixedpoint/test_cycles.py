@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-
 from stagekit_fixedpoint.cycles import estimate
 from stagekit_fixedpoint.device import Machine, load_device
 from stagekit_fixedpoint.layers import Layer, layers_of, resnet_layers
@@ -18,7 +17,9 @@ PLAIN = Machine(8, 16, 16, 100.0, 512, 512, 1000.0, 1000.0, keeps_features=False
 
 def conv(ins: int = 64, outs: int = 64, side: int = 16, kernel: int = 1) -> Layer:
     size = side * side
-    return Layer("c", ("x",), "y", (ins * size,), outs * size, ins * outs * kernel**2, side, side, ins, outs, (kernel, kernel))
+    return Layer(
+        "c", ("x",), "y", (ins * size,), outs * size, ins * outs * kernel**2, side, side, ins, outs, (kernel, kernel)
+    )
 
 
 def test_a_full_array_does_all_its_multiplications() -> None:
@@ -73,9 +74,7 @@ def test_time_on_the_host_counts_for_one_thread_alone() -> None:
     assert estimate([conv()], slow).latency_ms == pytest.approx(estimate([conv()], PLAIN).latency_ms + 1)
 
 
-@pytest.mark.parametrize(
-    ("depth", "variant", "gmac"), [(50, "v1", 3.86), (50, "v1.5", 4.09), (101, "last", 7.2)]
-)
+@pytest.mark.parametrize(("depth", "variant", "gmac"), [(50, "v1", 3.86), (50, "v1.5", 4.09), (101, "last", 7.2)])
 def test_layer_tables_have_the_published_work(depth: int, variant: str, gmac: float) -> None:
     """8.19, 7.7 and 14.4 GOP are twice these."""
     assert sum(layer.macs for layer in resnet_layers(depth, variant)) / 1e9 == pytest.approx(gmac, abs=0.01)  # type: ignore[arg-type]
@@ -92,7 +91,9 @@ def test_layer_tables_have_the_published_work(depth: int, variant: str, gmac: fl
         ("nvdla-256", 50, "v1", 1, 46),
     ],
 )
-def test_published_rows_that_were_not_fitted(device: str, depth: int, variant: str, threads: int, published: float) -> None:
+def test_published_rows_that_were_not_fitted(
+    device: str, depth: int, variant: str, threads: int, published: float
+) -> None:
     found = estimate(resnet_layers(depth, variant), load_device(device).machine)  # type: ignore[arg-type]
     assert (found.fps if threads > 1 else found.fps_single) == pytest.approx(published, rel=0.15)
 

@@ -6,12 +6,12 @@ import tomllib
 from typing import Any
 
 import pytest
-
-from stagekit import target as targets
-from stagekit.errors import UsageError
 from stagekit_fixedpoint import FixedPointTarget
 from stagekit_fixedpoint.device import FOLDER, load_device, parse_device
 from stagekit_fixedpoint.target import device_of
+
+from stagekit import target as targets
+from stagekit.errors import UsageError
 
 
 def description() -> dict[str, Any]:

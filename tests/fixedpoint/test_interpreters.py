@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from stagekit_fixedpoint import blas, kernels, reference
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import OVERFLOWS, ROUNDINGS, Format, Requantize, Rescale
@@ -87,7 +86,9 @@ def agree(program: Program, inputs: dict[str, Any]) -> None:
     assert np.array_equal(blas.run(program, inputs)["y"], wanted)
 
 
-def single(step: Step, shapes: dict[str, tuple[int, ...]], stage: Requantize, arrays: dict[str, Any], zero: int) -> Program:
+def single(
+    step: Step, shapes: dict[str, tuple[int, ...]], stage: Requantize, arrays: dict[str, Any], zero: int
+) -> Program:
     formats = {"y": stage.format}
     tensors = {n: Tensor(n, s, formats.get(n, Format(8)), 1.0, 0 if n == "y" else zero) for n, s in shapes.items()}
     tensors["y"] = replace(tensors["y"], zero_point=stage.zero_point)
@@ -110,7 +111,10 @@ def test_any_convolution_agrees(drawn: Any, window: tuple[int, ...], zero: int, 
     step = p.Convolution(
         "c", ("x",), "y", "w", "b", (stride, stride), (1, 0, 2, 1), (dilation, dilation), groups, stage
     )
-    height, width = (9 + 3 - dilation * (kernel - 1) - 1) // stride + 1, (8 + 1 - dilation * (kernel - 1) - 1) // stride + 1
+    height, width = (
+        (9 + 3 - dilation * (kernel - 1) - 1) // stride + 1,
+        (8 + 1 - dilation * (kernel - 1) - 1) // stride + 1,
+    )
     program = single(step, {"x": (4, 9, 8), "y": (8, height, width)}, stage, {"w": weight, "b": bias}, zero)
     agree(program, codes(program, 2, seed))
 

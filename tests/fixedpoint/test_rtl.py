@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import stagekit_fixedpoint
 from stagekit_fixedpoint.arithmetic import ROUNDINGS, Format, Requantize, Rescale, saturate, wrap
 from stagekit_fixedpoint.device import FOLDER, Arithmetic, load_device
@@ -28,7 +27,12 @@ pytestmark = [
 
 def vectors(a: Arithmetic, random: np.random.Generator) -> list[str]:
     """Random and extreme sums, each with the specification's result."""
-    act, weight, out, acc = Format(a.activation_bits), Format(a.weight_bits), Format(a.activation_bits), Format(a.accumulator_bits)
+    act, weight, out, acc = (
+        Format(a.activation_bits),
+        Format(a.weight_bits),
+        Format(a.activation_bits),
+        Format(a.accumulator_bits),
+    )
     lines = []
     for index in range(VECTORS):
         terms = int(random.integers(1, 40))
@@ -88,7 +92,9 @@ def test_the_processing_element_computes_what_the_specification_says(name: str, 
 @pytest.mark.parametrize("overflow", ["saturate", "wrap"])
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_every_rounding_and_overflow_agrees(rounding: str, overflow: str, tmp_path: Path) -> None:
-    a = Arithmetic(8, 8, 24, "any", "single", rounding, overflow=overflow, accumulator_overflow="wrap", multiplier_bits=15)  # type: ignore[arg-type]
+    a = Arithmetic(
+        8, 8, 24, "any", "single", rounding, overflow=overflow, accumulator_overflow="wrap", multiplier_bits=15
+    )  # type: ignore[arg-type]
     lines = vectors(a, np.random.default_rng(8))
     assert simulate(a, lines, tmp_path) == f"vectors {VECTORS} wrong 0"
 

@@ -9,11 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from stagekit import target as targets
-from stagekit.errors import CompileError, EngineError, UsageError
-from stagekit.graph import Graph, Quantization, TensorSpec
-from stagekit.target import EngineBlob, HostBuffer
 from stagekit_fixedpoint import FixedPointTarget, reference
 from stagekit_fixedpoint.device import load_device
 from stagekit_fixedpoint.engine import from_stored, to_stored
@@ -21,6 +16,11 @@ from stagekit_fixedpoint.export import export
 from stagekit_fixedpoint.program import Program
 from stagekit_fixedpoint.report import observed, report, roofline
 from stagekit_fixedpoint.target import load_program
+
+from stagekit import target as targets
+from stagekit.errors import CompileError, EngineError, UsageError
+from stagekit.graph import Graph, Quantization, TensorSpec
+from stagekit.target import EngineBlob, HostBuffer
 
 from .conftest import codes
 from .nets import NETS, inputs
@@ -85,7 +85,7 @@ def test_compiling_twice_gives_the_same_bytes(graphs: Graphs, tmp_path: Path) ->
 def test_damaged_engines_are_refused(compiled: EngineBlob, name: str) -> None:
     path = compiled.root / name
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(EngineError, match="expected .* bytes"):
+    with pytest.raises(EngineError, match=r"expected .* bytes"):
         FixedPointTarget().load(compiled, PROFILE)
     sizes = [(compiled.root / f).stat().st_size for f in compiled.files]
     forged = replace(compiled, metadata={**compiled.metadata, "bytes": sizes})
@@ -125,7 +125,9 @@ def test_saturation_and_noise_are_observed(programs: Programs) -> None:
     real = (reference.run(program, inputs_)[out] - program.tensors[out].zero_point) * program.tensors[out].scale
     share, noise = observed(program, inputs_, {out: real + program.tensors[out].scale})[out]
     assert share is not None and 0 <= share <= 1
-    assert noise == pytest.approx(10 * np.log10(((real + program.tensors[out].scale) ** 2).mean() / program.tensors[out].scale ** 2))
+    assert noise == pytest.approx(
+        10 * np.log10(((real + program.tensors[out].scale) ** 2).mean() / program.tensors[out].scale ** 2)
+    )
 
 
 def test_the_roofline_has_a_line_for_each_product(programs: Programs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import helper
 
@@ -18,7 +19,7 @@ from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import observe
 
-from .graphs import build, residual, weight
+from .graphs import build, residual, transformer, weight
 
 PER_TENSOR = QuantScheme(NumberFormat("int8", True), per_channel=False)
 
@@ -61,6 +62,21 @@ def test_the_function_stays_the_same(activation: str) -> None:
         assert np.allclose(
             run_graph(equalise(residual()), [x])["y"], run_graph(residual(), [x])["y"], rtol=1e-4, atol=1e-4
         )
+
+
+def test_a_layer_norm_is_equalised_with_the_products_that_read_it() -> None:
+    graph = transformer()
+    model = graph.edit()
+    gain = 10.0 ** np.linspace(-1, 1, 8, dtype=np.float32)
+    model.graph.initializers["g"].const_value = ir.tensor(gain, name="g")
+    graph = graph.with_model(model)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+    even = equalise(graph)
+    assert np.allclose(run_graph(even, [x])["y"], run_graph(graph, [x])["y"], rtol=1e-4, atol=1e-5)
+    norm = next(n for n in even.body if n.op_type == "LayerNormalization")
+    given = weight_of(norm.inputs[1])
+    assert given is not None
+    assert np.ptp(np.log(given.numpy())) < 0.7 * np.ptp(np.log(gain))
 
 
 def test_channel_ranges_come_closer() -> None:

@@ -24,6 +24,11 @@ def test_a_refusal_says_when_there_will_be_room() -> None:
     assert admission.refused == 1
 
 
+def test_results_that_fill_the_memory_keep_others_out() -> None:
+    with pytest.raises(Overloaded, match="fill the memory"):
+        Admission().admit(3, is_full=True)
+
+
 def test_capacity_is_what_the_busiest_device_could_answer() -> None:
     admission = Admission(slo=1.0)
     devices = [DeviceQueue("a"), DeviceQueue("b")]

@@ -52,7 +52,7 @@ def assert_empty(scheduler: Scheduler) -> None:
     """Nothing is held that nobody will read."""
     assert scheduler.in_flight == 0
     assert scheduler.live_bytes == 0
-    assert not scheduler._frames
+    assert not scheduler._flow.frames
     assert all(q.active == 0 and q.ready == 0 for q in scheduler.engines.values())
     assert all(d.in_flight == 0 for d in scheduler.devices.values())
 
@@ -347,6 +347,14 @@ def test_a_request_past_its_deadline_is_answered_and_costs_no_more_calls() -> No
     assert isinstance(request.error, DeadlineMissed)
     assert scheduler.next_deadline is None
     assert_empty(scheduler)
+
+
+def test_deadlines_of_requests_long_answered_are_forgotten() -> None:
+    scheduler = make([prompted("c", (), 1)])
+    for number in range(1000):
+        scheduler.submit(Frame(str(number), "x"), ["c"], 0.0, deadline=1e6)
+        drain(scheduler)
+    assert len(scheduler._deadlines) <= 65
 
 
 def test_a_removed_task_answers_what_is_in_flight_and_then_needs_no_engine() -> None:

@@ -67,6 +67,8 @@ class FakeRuntime:
 
     def __init__(self) -> None:
         self.blocks: dict[int, Array] = {}
+        # Kept for as long as this lives: late work on a freed block must show as a wrong result, not as a broken heap.
+        self.freed: list[Array] = []
         self.streams: dict[int, Stream] = {}
         self.copies: list[CopyKind] = []
 
@@ -81,7 +83,8 @@ class FakeRuntime:
     cudaMallocHost = cudaMalloc
 
     def cudaFree(self, address: int) -> tuple[Status]:
-        self.blocks.pop(address)[:] = 0xCD
+        self.freed.append(self.blocks.pop(address))
+        self.freed[-1][:] = 0xCD
         return (Status.cudaSuccess,)
 
     cudaFreeHost = cudaFree

@@ -181,6 +181,13 @@ def test_the_best_weights_on_val_are_kept(run: Runner, recipe: Callable[..., Rec
     assert best.best_step == max(step for step, miou in scores.items() if miou == best.best_miou)
 
 
+def test_a_run_out_of_time_is_scored_where_it_stands(run: Runner, recipe: Callable[..., Recipe]) -> None:
+    run(recipe(train={"minutes": 1e-9}), "run")
+    (row,) = run.log("run")
+    assert row["step"] == "1"
+    assert row["miou"]
+
+
 def test_without_val_the_last_weights_are_kept(run: Runner, recipe: Callable[..., Recipe]) -> None:
     network = run(recipe(data={"val": ""}), "run")
     assert checkpoint.load(run.root / "run" / BEST, network).best_step == 6

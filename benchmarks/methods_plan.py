@@ -1,0 +1,142 @@
+"""What the comparison of tuning methods consists of: cells, their rates, their recipes, their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stagekit.tune.recipe import Recipe
+from stagekit.tune.recipe_file import parse_recipe
+
+TASKS = ("brain", "landcover", "sea")
+VIT, LITE = "vit_s14", "efficientnet_lite0"
+METHODS = ("head", "spm", "full", "head-wide", "scratch")
+ITERATIONS = 120
+ROUNDS = 3
+"""A candidate of the search runs the first of so many parts of the schedule; the best on val runs it to its end."""
+CACHED_VARIANTS = 16
+"""Augmented variants of an image whose features ``head`` learns from; it sees each image 15 times."""
+
+LAST = {VIT: ("unit12",), LITE: ("stage5",)}
+SEVERAL = {VIT: ("unit4", "unit8", "unit12"), LITE: ("stage2", "stage3", "stage4", "stage5")}
+PROMPTS = {VIT: ("stem", "unit4", "unit8"), LITE: ("stage2", "stage3", "stage4", "stage5")}
+
+Rates = dict[str, float]
+GRIDS: dict[str, dict[str, tuple[Rates, ...]]] = {
+    backbone: {
+        "head": tuple({"lr_head": rate} for rate in (1e-2, 3e-3, 3e-2)),
+        "spm": tuple({"lr_head": 1e-2, "lr_spm": rate} for rate in (2e-3, 1e-3, 4e-3)),
+        "full": tuple({"lr_head": 1e-2, "lr_backbone": rate} for rate in full),
+        "scratch": tuple({"lr_head": 1e-2, "lr_backbone": rate} for rate in (1e-3, 3e-4, 3e-3)),
+    }
+    for backbone, full in ((VIT, (1.5e-4, 5e-5, 4e-4)), (LITE, (3e-4, 1e-4, 1e-3)))
+}
+"""Candidates for each method, as many for one as for another."""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "headline": {},
+    "several": {},
+    "equal-time": {},
+    # Table 7 of the paper, and what it leaves open.
+    "no-guidance": {"method": {"interim_weight": 0.0}},
+    "single-convolution": {"method": {"pdc": "single"}},
+    "additive": {"method": {"prompt": "additive"}},
+    "group-norm": {"method": {"norm": "group", "activation": "relu"}},
+    # Table 6: the first one or two boundaries prompted; all three are the headline.
+    "prompts-1": {},
+    "prompts-2": {},
+}
+ABLATIONS = tuple(SETTINGS)[3:]
+SEARCHED = ("headline", "several")
+"""Settings with a search of their own; the others take the rates that ``headline`` chose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        candidate: of the grid: the first part of a run with seed 0, scored on val alone; None for a whole run with
+            the chosen rates, scored on test.
+    """
+
+    task: str
+    backbone: str
+    method: str
+    setting: str = "headline"
+    seed: int = 0
+    candidate: int | None = None
+
+    @property
+    def name(self) -> str:
+        run = f"seed{self.seed}" if self.candidate is None else f"search{self.candidate}"
+        return f"{self.task}.{self.backbone}.{self.setting}.{self.method}.{run}"
+
+    def searches(self) -> list[Cell]:
+        """The cells that choose this one's rates."""
+        setting = self.setting if self.setting in SEARCHED else "headline"
+        return [replace(self, setting=setting, seed=0, candidate=index) for index in range(len(grid(self)))]
+
+
+def grid(cell: Cell) -> tuple[Rates, ...]:
+    """The learning rates to choose from."""
+    return GRIDS[cell.backbone]["head" if cell.method == "head-wide" else cell.method]
+
+
+def plan() -> Iterator[Cell]:
+    """All cells but the searches, cheapest and most telling first."""
+    pairs = [("brain", VIT), ("brain", LITE), ("landcover", LITE), ("landcover", VIT), ("sea", LITE), ("sea", VIT)]
+    for methods, seeds in ((METHODS[:3], (0,)), (("head-wide",), (0,)), (METHODS[:4], (1, 2))):
+        for task, backbone in pairs:
+            yield from (Cell(task, backbone, method, seed=seed) for seed in seeds for method in methods)
+    for task, backbone in pairs:
+        yield from (Cell(task, backbone, "scratch", seed=seed) for seed in range(3))
+        yield from (
+            Cell(task, backbone, method, "equal-time", seed)
+            for method in ("head", "head-wide", "full")
+            for seed in range(3)
+        )
+    for setting in ABLATIONS:
+        yield from (Cell("brain", VIT, "spm", setting, seed) for seed in range(3))
+    for task in TASKS:
+        yield from (Cell(task, LITE, method, "several", seed) for seed in range(3) for method in METHODS[:3])
+
+
+def recipe(cell: Cell, rates: Rates, data: Path, iterations: int, minutes: float) -> Recipe:
+    """What a cell runs.
+
+    Args:
+        rates: of the parts that learn.
+        data: folder of the data sets.
+        iterations: steps.
+        minutes: at which the run is ended whatever its step.
+    """
+    kind = "head" if cell.method == "head-wide" else cell.method
+    prompts = PROMPTS[cell.backbone]
+    if cell.setting.startswith("prompts-"):
+        prompts = prompts[: int(cell.setting[-1])]
+    reads = (SEVERAL if cell.setting == "several" else LAST)[cell.backbone]
+    dilated = cell.backbone == LITE and cell.setting != "several"
+    method = {"kind": kind} | ({"prompts": prompts} if kind == "spm" else {}) | SETTINGS[cell.setting].get("method", {})
+    return parse_recipe(
+        {
+            "task": {"name": cell.task},
+            "backbone": {"name": cell.backbone, "size": (224, 224)} | ({"output_stride": 16} if dilated else {}),
+            "data": {"folder": data / cell.task},
+            "method": method,
+            "head": {"kind": "light", "reads": reads, "width": 64},
+            "train": {
+                "iterations": iterations,
+                "eval_every": max(iterations // ROUNDS, 1),
+                "class_weights": "balanced",
+                "seed": cell.seed,
+                "minutes": minutes,
+                "cache": CACHED_VARIANTS if kind == "head" else "off",
+                "device": "cpu",
+                "augment": {"flip": True, "rotate": 0.25, "scale": (0.8, 1.2), "brightness": 0.15},
+                **rates,
+            },
+        }
+    )

@@ -1,0 +1,75 @@
+"""One graph on a vendor's own API, in the configurations that the API offers: what stages are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stagekit.cpu import usable_cores
+from stagekit.graph import Graph
+from stagekit.target import Profile
+
+Run = Callable[[], Any]
+"""One inference of a fixed frame; returns the first output."""
+
+
+def configurations(graph: Graph, profile: Profile, frame: np.ndarray[Any, Any], folder: Path) -> dict[str, Run]:
+    """A way to run the graph for each configuration of the vendor's API that could be the best."""
+    path = folder / "uncut.onnx"
+    graph.save(path)
+    return {"onnxruntime": onnxruntime, "openvino": openvino}[profile.target](path, profile, frame)
+
+
+def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:
+    """With threads that spin for work and threads that sleep; bound inputs and outputs."""
+    import onnxruntime as ort
+
+    def opened(spinning: str) -> Run:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = int(profile.options.get("threads", usable_cores()))
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(session.get_inputs()[0].name, ort.OrtValue.ortvalue_from_numpy(frame))
+        for output in session.get_outputs():
+            binding.bind_output(output.name, "cpu")
+
+        def run() -> Any:
+            session.run_with_iobinding(binding)
+            return binding.get_outputs()[0]
+
+        return run
+
+    return {"spinning": opened("1"), "sleeping": opened("0")}
+
+
+def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:
+    """Pinned to cores and not; one stream, the shape fixed, the input shared."""
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(str(path))
+    model.reshape({model.inputs[0]: ov.PartialShape(list(frame.shape))})
+    hint = {"f32": "f32", "bf16": "bf16", "int8": "f32"}[profile.precision]
+
+    def opened(pinning: bool) -> Run:
+        properties = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": int(profile.options.get("threads", usable_cores())),
+            "ENABLE_CPU_PINNING": pinning,
+        }
+        request = core.compile_model(model, "CPU", properties).create_infer_request()
+        request.set_input_tensor(0, ov.Tensor(frame, shared_memory=True))
+
+        def run() -> Any:
+            request.infer()
+            return request.get_output_tensor(0)
+
+        return run
+
+    return {"pinned": opened(True), "free": opened(False)}

@@ -1,0 +1,271 @@
+"""The straight-line driver of ``stagekit bench``: a deployment and pictures to results.
+
+Every step adds to the results; where one fails, what was measured before stays and the results say partial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stagekit.bench import loadgen, memory, noise
+from stagekit.bench.accuracy import Labels, keep_pictures, score_task
+from stagekit.bench.device import command_line, commit, device_facts, versions
+from stagekit.bench.loadgen import SCENARIOS, Scenario, Settings
+from stagekit.bench.mix import everything, read_arrivals, read_mix, samples
+from stagekit.bench.pictures import find_pictures
+from stagekit.bench.recording import Recording
+from stagekit.bench.results import DeployFacts, Figure, Memory, Result, ScenarioResult
+from stagekit.bench.roof import measure_roof
+from stagekit.bench.run import Run, closed_loop, replay
+from stagekit.bench.scaling import scale, storage
+from stagekit.bench.scenarios import Watch, serve
+from stagekit.bench.statistics import spread
+from stagekit.bench.system import SessionSystem, System
+from stagekit.bench.uncut import Bundles, compare
+from stagekit.bundle import DeployManifest, read_manifest
+from stagekit.errors import StagekitError
+from stagekit.session import Session
+from stagekit.store import Store
+from stagekit.store.record import read_record
+
+WARM = 3
+SAMPLES = 256
+"""Queries of a mix to choose from."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Args:
+        scenarios: LoadGen's, by name; Server only with an ``slo``.
+        seconds, queries: the least of each scenario.
+        slo: seconds within which Server must answer 99 %.
+        reuse: tasks of one image share what they can.
+        callers: of a closed loop; none without.
+        mix, arrivals: files; see :mod:`stagekit.bench.mix`.
+        bundles: the ``.stages`` and ``.task`` folders that were compiled, for the baseline and the roofline.
+        uncut: also measure each task as one graph.
+        accuracy: also score the tasks that have labelled pictures.
+        rounds: of the baseline and of scaling.
+    """
+
+    scenarios: tuple[Scenario, ...] = SCENARIOS
+    seconds: float = 5.0
+    queries: int = 100
+    official: bool = False
+    slo: float | None = None
+    reuse: bool = True
+    callers: int = 0
+    mix: Path | None = None
+    arrivals: Path | None = None
+    bundles: tuple[Path, ...] = ()
+    uncut: bool = False
+    accuracy: bool = True
+    split: str | None = None
+    rounds: int = 30
+    tasks: tuple[str, ...] = ()
+
+    def settings(self, scenario: Scenario, rate: float) -> Settings:
+        """LoadGen's settings of a scenario."""
+        slo = self.slo or 0.1
+        if self.official:
+            return Settings.official(scenario, rate, slo)
+        return Settings(scenario, self.seconds, self.queries, rate, slo)
+
+
+@dataclass
+class Measuring:
+    """One deployment's results while they come in.
+
+    Args:
+        save: called with the results after every step.
+        folder: for LoadGen's logs and pictures.
+    """
+
+    options: Options
+    save: Callable[[Result], None]
+    folder: Path
+    progress: Callable[[str], None]
+    result: Result
+    labels: Labels = field(default_factory=dict)
+
+    def add(self, **facts: Any) -> None:
+        """Takes facts in and saves."""
+        self.result = self.result.model_copy(update=facts)
+        self.save(self.result)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """What goes wrong inside is noted, and the rest goes on."""
+        self.progress(f"{self.result.deployment.name}: {name}")
+        try:
+            yield
+        except StagekitError as error:
+            self.note(f"{name}: {error}")
+        except Exception as error:  # whatever a vendor's runtime raises, what was measured is kept
+            self.note(f"{name}: {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            self.note(f"{name}: interrupted")
+            raise
+
+    def note(self, problem: str) -> None:
+        """The results are partial, and why."""
+        self.add(status="partial", problems=(*self.result.problems, problem))
+
+
+def measure(
+    deployment: Path,
+    data: Sequence[str],
+    options: Options,
+    save: Callable[[Result], None],
+    folder: Path,
+    progress: Callable[[str], None] = lambda text: None,
+    reference: tuple[str, Labels] | None = None,
+    store: Store | None = None,
+) -> tuple[Result, Labels]:
+    """Measures a deployment.
+
+    Args:
+        data: see :func:`stagekit.bench.pictures.find_pictures`.
+        save: called after every step, with results that are partial until the end.
+        folder: for LoadGen's logs and for pictures; reports expect it beside the results.
+        reference: another deployment's name and label maps, for agreement.
+        store: where the uncut baseline is compiled to.
+
+    Returns:
+        The results, and the label maps of all labelled pictures by task.
+
+    Raises:
+        UsageError, DatasetError, ImageError, BundleError, TargetUnavailable: nothing could be measured at all.
+    """
+    manifest = read_manifest(deployment, DeployManifest)
+    bundles = Bundles(options.bundles) if options.bundles else None
+    before = memory.resident()
+    recording = Recording()
+    probe = noise.probe()
+    with Session(deployment, options.tasks or None, trace=recording) as session:
+        names = list(session.tasks)
+        pictures = find_pictures(data, list(session.tasks.values()), options.split)
+        mix = read_mix(options.mix, names) if options.mix else everything(names)
+        arrivals = read_arrivals(options.arrivals, names, pictures.stems) if options.arrivals else ()
+        measuring = Measuring(options, save, folder, progress, _result(deployment, manifest, session))
+        measuring.add(mix=tuple(map(str, mix.request)))
+        with measuring.step("warming up"):
+            for index in range(WARM):
+                session.run(pictures.images[index % len(pictures.images)])
+        opened = memory.resident()
+        memory.forget_peak()
+        chosen = samples(mix, len(pictures.images), SAMPLES)
+        watch = Watch(
+            recording,
+            lambda: session.statistics,
+            {e.digest: e.bytes for e in manifest.engines},
+            bundles.macs() if bundles else {},
+        )
+        kinds = {index: sample.request for index, sample in enumerate(chosen)}
+        system = SessionSystem(session, pictures.images, chosen, options.reuse)
+        during = partial(watch.during, reuse=options.reuse, official=options.official)
+        for name in options.scenarios:
+            if name != "Server" or options.slo is not None:
+                _scenario(measuring, name, partial(during, name, kinds=kinds), system)
+        if options.callers:
+            loop = partial(closed_loop, system, options.callers, options.seconds, least=options.queries)
+            with measuring.step(f"closed loop of {options.callers}"):
+                _keep(measuring, during("ClosedLoop", kinds=kinds, run=loop))
+        if arrivals:
+            timed = SessionSystem(session, pictures.images, [a.sample for a in arrivals], options.reuse)
+            with measuring.step("recorded arrivals"):
+                _keep(measuring, during("Arrivals", kinds={}, run=partial(replay, timed, arrivals)))
+        most = memory.peak()
+        engines = storage(manifest, list(session.tasks.values()))
+        measuring.add(memory=Memory(before=before, opened=opened, peak=most, engines=engines))
+        if options.accuracy:
+            _accuracy(measuring, session, pictures.labelled, reference)
+        with measuring.step("scaling over tasks"):
+            measuring.add(scaling=scale(session, pictures.images, options.rounds))
+        if bundles is not None and options.uncut:
+            for task in names:
+                with measuring.step(f"{task} uncut"):
+                    row = compare(session, bundles, task, pictures.images, options.rounds, store or Store.default())
+                    measuring.add(baseline=(*measuring.result.baseline, row))
+        with measuring.step("the device's limits"):
+            measuring.add(roof=measure_roof())
+    steadiest = measuring.result.scenario("SingleStream", options.reuse) or measuring.result.scenario("ClosedLoop")
+    parts = spread(steadiest.samples.latency) if steadiest else None
+    final = "partial" if measuring.result.problems else "complete"
+    measuring.add(noise=noise.judged(probe, noise.probe(), parts), status=final)
+    return measuring.result, measuring.labels
+
+
+def _scenario(measuring: Measuring, name: Scenario, during: Callable[..., ScenarioResult], system: System) -> None:
+    options, logs = measuring.options, measuring.folder / "loadgen" / name
+    single = measuring.result.scenario("SingleStream", options.reuse)
+    offline = measuring.result.scenario("Offline", options.reuse)
+    known = [s.figures["samples_per_second"].value for s in (offline, single) if s and s.figures]
+    rate = known[0] if known else 20.0
+    with measuring.step(name):
+        if name == "Server":
+            settings = options.settings(name, max(1.0, 0.7 * rate))
+            made = during(run=partial(serve, system, settings, logs, measuring.progress))
+            held = made.settings.get("holds")
+            asked = made.settings.get("rate")
+            if held and isinstance(asked, float):
+                figures = {**made.figures, "rate": Figure(value=asked, unit="1/s")}
+                made = made.model_copy(update={"figures": figures})
+        else:
+            made = during(run=partial(loadgen.run, system, options.settings(name, 1.1 * rate), logs))
+        _keep(measuring, made)
+
+
+def _keep(measuring: Measuring, made: ScenarioResult) -> None:
+    measuring.add(scenarios=(*measuring.result.scenarios, made))
+    if made.problem:
+        measuring.note(f"{made.scenario}: {made.problem}")
+
+
+def _accuracy(measuring: Measuring, session: Session, labelled: Any, reference: tuple[str, Labels] | None) -> None:
+    def drive(system: System, observe: Any) -> Run:
+        if measuring.options.scenarios:
+            settings = Settings("Offline", accuracy=True)
+            return loadgen.run(system, settings, measuring.folder / "loadgen" / "accuracy", observe)
+        return closed_loop(system, 1, 0.0, least=len(system), observe=observe)
+
+    for task, data in labelled.items():
+        with measuring.step(f"accuracy of {task}"):
+            scored, labels = score_task(session, task, data, drive, reference)
+            measuring.labels[task] = labels
+            kept = keep_pictures(task, data, labels, measuring.folder)
+            measuring.add(accuracy=(*measuring.result.accuracy, scored), pictures=(*measuring.result.pictures, *kept))
+
+
+def _result(deployment: Path, manifest: DeployManifest, session: Session) -> Result:
+    built = [read_record(deployment / "engines" / e.digest) for e in manifest.engines]
+    seconds = [getattr(record, "build_seconds", None) for record in built]
+    compiled = None if None in seconds else Figure(value=sum(s for s in seconds if s), unit="s")
+    return Result(
+        status="partial",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command_line(),
+        commit=commit(),
+        versions=versions(),
+        device=device_facts(),
+        deployment=DeployFacts(
+            name=manifest.name,
+            target=manifest.target,
+            profile=str(manifest.profile.get("name", "")),
+            precision=str(manifest.profile.get("precision", "")),
+            device=str(manifest.profile.get("device", "")),
+            toolchain=manifest.toolchain,
+            backbone=manifest.backbone,
+            frame=(manifest.frame.height, manifest.frame.width),
+            tasks={t.name: tuple((c.name, c.color) for c in t.classes) for t in session.tasks.values()},
+            compile_seconds=compiled,
+        ),
+    )

@@ -1,0 +1,291 @@
+"""Results as tables: for HTML, Markdown and CSV alike."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagekit.bench.compare import changes, pairs, warnings
+from stagekit.bench.results import Figure, Result, ScenarioResult
+
+DASH = "\u2013"
+"""Between the ends of an interval, and where there is nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is shown, what it sorts by, and what kind of figure it is (empty where it is none)."""
+
+    text: str
+    value: float | str
+    kind: str = ""
+    worse: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its title; ``note`` says what the columns mean where that is not plain."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+def text(value: str) -> Cell:
+    return Cell(value, value)
+
+
+def number(figure: Figure | None, scale: float = 1.0, unit: str = "", digits: int = 3) -> Cell:
+    """A figure in another unit, with its interval where it has one."""
+    if figure is None:
+        return Cell(DASH, -1.0)
+    shown = significant(figure.value * scale, digits)
+    if figure.low is not None and figure.high is not None:
+        shown += f" ({significant(figure.low * scale, digits)}{DASH}{significant(figure.high * scale, digits)})"
+    return Cell(f"{shown}{' ' + unit if unit else ''}", figure.value, figure.kind)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Three significant digits without exponents: 1234 -> 1234, 12.345 -> 12.3, 0.0123 -> 0.0123."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    shown = f"{value:.{digits}g}"
+    return f"{value:.{digits + 3}f}".rstrip("0") if "e" in shown else shown
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """All tables that have a row."""
+    made = [
+        summary(results),
+        compared(results),
+        scenarios(results),
+        accuracy(results),
+        baseline(results),
+        calls(results),
+        scaling(results),
+        devices(results),
+    ]
+    return [table for table in made if table.rows]
+
+
+def summary(results: Sequence[Result]) -> Table:
+    """One row a deployment."""
+    rows = []
+    for r in results:
+        single = latency_scenario(r)
+        offline = r.scenario("Offline") or single
+        server = r.scenario("Server")
+        memory = r.memory
+        grown = Figure(value=max(0, memory.opened - memory.before), unit="B") if memory else None
+        rows.append(
+            (
+                text(r.deployment.name),
+                text(r.deployment.target),
+                text(r.deployment.precision),
+                text(r.device.accelerator or r.device.cpu),
+                number(_figure(single, "p50"), 1e3),
+                number(_figure(single, "p90"), 1e3),
+                number(_figure(offline, "samples_per_second")),
+                number(_figure(server, "rate")),
+                number(mean_miou(r), 100),
+                number(Figure(value=memory.engines, unit="B") if memory else None, 1e-6),
+                number(grown, 1e-6),
+                text("noisy" if r.noise and r.noise.noisy else r.status),
+            )
+        )
+    timed = ("p50 ms", "p90 ms", "images/s", "server/s")
+    headings = ("deployment", "target", "precision", "device", *timed, "mIoU %", "engines MB", "memory MB", "state")
+    note = (
+        "p50 and p90: one image with all its tasks, from pixels to label maps, with 95 % bootstrap intervals."
+        " server/s: the highest Poisson rate that kept 99 % of queries within the SLO."
+        " memory: what opening and the first images added to the process."
+    )
+    return Table("Deployments", headings, tuple(rows), note)
+
+
+def compared(results: Sequence[Result]) -> Table:
+    """What changed between runs."""
+    rows = [
+        (
+            text(change.deployment),
+            text(change.what),
+            number(change.before),
+            number(change.after),
+            Cell(f"{-100 * change.worse:+.1f} %", change.worse, worse=change.worse if change.sure else 0.0),
+            text("yes" if change.sure else "within noise"),
+        )
+        for before, after in pairs(results)
+        for change in changes(before, after)
+    ]
+    headings = ("deployment", "figure", "first", "second", "better by", "sure")
+    return Table("Changes", headings, tuple(rows), "Seconds, images a second, shares from 0 to 1, bytes.")
+
+
+def scenarios(results: Sequence[Result]) -> Table:
+    rows = [
+        (
+            text(r.deployment.name),
+            text(s.scenario if s.reuse else f"{s.scenario}, no reuse"),
+            Cell(str(len(s.samples.latency)), len(s.samples.latency)),
+            *(number(s.figures.get(name), 1e3) for name in ("p50", "p90", "p99", "queued_p50")),
+            number(s.figures.get("samples_per_second")),
+            text({None: DASH, True: "valid", False: "not valid"}[s.valid]),
+        )
+        for r in results
+        for s in r.scenarios
+    ]
+    headings = ("deployment", "scenario", "queries", "p50 ms", "p90 ms", "p99 ms", "queued ms", "images/s", "LoadGen")
+    note = (
+        "LoadGen's verdict counts its least duration and early stopping; a quick run is seldom valid by its rules."
+        " MultiStream queries hold eight images. One image here comes with all its tasks, so figures with prefix"
+        " reuse are no MLPerf submissions."
+    )
+    return Table("Scenarios", headings, tuple(rows), note)
+
+
+def accuracy(results: Sequence[Result]) -> Table:
+    rows = [
+        (
+            text(r.deployment.name),
+            text(a.task),
+            text(f"{a.data} {a.split or ''}".strip()),
+            Cell(str(a.images), a.images),
+            *(number(f, 100) for f in (a.miou, a.dice, a.accuracy)),
+            number(a.agreement, 100, digits=5),
+        )
+        for r in results
+        for a in r.accuracy
+    ]
+    headings = ("deployment", "task", "data", "images", "mIoU %", "Dice %", "pixels right %", "agreement %")
+    return Table("Accuracy", headings, tuple(rows), "Agreement: pixels with the first deployment's label.")
+
+
+def baseline(results: Sequence[Result]) -> Table:
+    rows = [
+        (text(r.deployment.name), text(b.task), number(b.ratio), number(b.agreement, 100, digits=5))
+        for r in results
+        for b in r.baseline
+    ]
+    headings = ("deployment", "task", "time of stages / time of one graph", "agreement %")
+    return Table("Stages against the uncut model", headings, tuple(rows), "One task, alternating, same target.")
+
+
+def calls(results: Sequence[Result]) -> Table:
+    rows = []
+    for r in results:
+        s = latency_scenario(r)
+        for c in s.calls if s else ():
+            sizes = " ".join(f"{n}:{k}" for n, k in c.sizes.items())
+            rows.append(
+                (
+                    text(r.deployment.name),
+                    text(c.label),
+                    Cell(str(c.batches), c.batches),
+                    Cell(str(c.shared), c.shared),
+                    text(sizes),
+                    number(Figure(value=c.median, unit="s"), 1e3),
+                    number(Figure(value=c.p90, unit="s"), 1e3),
+                    number(None if c.bytes is None else Figure(value=c.bytes, unit="B"), 1e-3),
+                )
+            )
+    headings = ("deployment", "call", "made", "shared", "batch sizes", "p50 ms", "p90 ms", "engine kB")
+    return Table("Engine calls", headings, tuple(rows), "Shared: another task had computed it for the same image.")
+
+
+def scaling(results: Sequence[Result]) -> Table:
+    rows = [
+        (
+            text(r.deployment.name),
+            Cell(str(s.tasks), s.tasks),
+            number(s.shared_seconds, 1e3),
+            number(s.separate_seconds, 1e3),
+            number(s.shared_bytes, 1e-6),
+            number(s.separate_bytes, 1e-6),
+        )
+        for r in results
+        for s in r.scaling
+    ]
+    headings = ("deployment", "tasks", "together ms", "apart ms", "one backbone MB", "whole models MB")
+    return Table("Scaling over tasks", headings, tuple(rows))
+
+
+def devices(results: Sequence[Result]) -> Table:
+    rows = []
+    for r in results:
+        d = r.device
+        probe = f"{100 * min(r.noise.before.share, r.noise.after.share):.0f} %" if r.noise else DASH
+        versions = ", ".join(f"{k} {v}" for k, v in r.versions.items())
+        memory = DASH if d.memory is None else f"{d.memory / 2**30:.1f} GiB"
+        commit = (r.commit or DASH)[:12]
+        cells = (r.deployment.name, d.cpu, str(d.cores), memory, d.governor or DASH, probe, versions, commit, r.started)
+        rows.append(tuple(map(text, cells)))
+    headings = ("deployment", "CPU", "cores", "memory", "governor", "own share of CPU", "versions", "commit", "when")
+    return Table("Where and with what", headings, tuple(rows))
+
+
+def latency_scenario(result: Result) -> ScenarioResult | None:
+    """The run whose latencies stand for the deployment: one query at a time where there is one."""
+    named = ("SingleStream", "ClosedLoop", "Arrivals", "Server", "MultiStream")
+    found = [result.scenario(n, reuse) for reuse in (True, False) for n in named]
+    return next((s for s in found if s and s.samples.latency), None)
+
+
+def mean_miou(result: Result) -> Figure | None:
+    """Over the tasks."""
+    if not result.accuracy:
+        return None
+    values = [a.miou.value for a in result.accuracy]
+    return Figure(value=sum(values) / len(values), unit="")
+
+
+def _figure(scenario: ScenarioResult | None, name: str) -> Figure | None:
+    return None if scenario is None else scenario.figures.get(name)
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """All tables; figures that were not measured are marked."""
+    parts = [f"> **Note:** {told}\n" for told in warnings(results)]
+    for table in tables(results):
+        lines = [f"## {table.title}\n"]
+        lines += [f"{table.note}\n"] if table.note else []
+        lines.append(f"| {' | '.join(table.headings)} |")
+        lines.append("| " + " | ".join("---" for _ in table.headings) + " |")
+        lines += [f"| {' | '.join(map(_marked, row))} |" for row in table.rows]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def write_csv(results: Sequence[Result], path: Path) -> None:
+    """One figure a row: deployment, device, scenario or task, name, value, unit, interval, kind."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ("deployment", "target", "precision", "device", "of", "figure", "value", "unit", "low", "high", "kind")
+        )
+        for r in results:
+            d = r.deployment
+            head = (d.name, d.target, d.precision, r.device.accelerator or r.device.cpu)
+            for s in r.scenarios:
+                for name, f in s.figures.items():
+                    writer.writerow((*head, s.scenario if s.reuse else f"{s.scenario} (no reuse)", name, *_row(f)))
+            for a in r.accuracy:
+                for name in ("miou", "dice", "accuracy", "agreement"):
+                    figure = getattr(a, name)
+                    if figure is not None:
+                        writer.writerow((*head, a.task, name, *_row(figure)))
+            for b in r.baseline:
+                writer.writerow((*head, b.task, "staged_over_uncut", *_row(b.ratio)))
+
+
+def _row(figure: Figure) -> tuple[object, ...]:
+    return figure.value, figure.unit, figure.low, figure.high, figure.kind
+
+
+def _marked(cell: Cell) -> str:
+    shown = cell.text.replace("|", "\\|")
+    return shown if cell.kind in ("", "measured") else f"{shown} *({cell.kind})*"

@@ -1,0 +1,143 @@
+"""Runs one scenario and says what came of it, as results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from stagekit.bench import loadgen
+from stagekit.bench.loadgen import TAIL, Settings
+from stagekit.bench.recording import Recording
+from stagekit.bench.results import Figure, Samples, ScenarioResult
+from stagekit.bench.run import Run
+from stagekit.bench.statistics import bootstrap, highest_rate, percentile
+from stagekit.bench.system import System
+from stagekit.runtime.statistics import CallStatistics
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+PROBE = 0.3
+"""Of a scenario's seconds and queries, for each rate that the Server search tries."""
+
+STEP = 0.95
+"""Where the rate that the search found does not hold for the whole time, the next is this much lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is known about engine calls while scenarios run.
+
+    Args:
+        recording: of the session.
+        statistics: the session's counts now.
+        sizes: bytes of engines, by digest.
+        macs: by label, as far as known.
+    """
+
+    recording: Recording
+    statistics: Callable[[], CallStatistics]
+    sizes: Mapping[str, int]
+    macs: Mapping[str, int]
+
+    def during(
+        self, name: str, reuse: bool, official: bool, kinds: Mapping[int, int], run: Callable[[], Run]
+    ) -> ScenarioResult:
+        """Runs a scenario and puts together what it gave.
+
+        Args:
+            kinds: the kind of request of each sample.
+        """
+        self.recording.clear()
+        before = self.statistics()
+        ran = run()
+        made = result(name, ran, self.recording.first_calls(), kinds)
+        calls = self.recording.calls(before, self.statistics(), self.sizes, self.macs)
+        return made.model_copy(update={"reuse": reuse, "official": official, "calls": calls})
+
+
+def result(name: str, run: Run, first_calls: Mapping[int, float], kinds: Mapping[int, int]) -> ScenarioResult:
+    """A run as results; latencies are left out of Offline's figures, where all is asked at once."""
+    queries = run.answered
+    begun = queries[0].issued if queries else 0.0
+    first = [first_calls.get(q.number) for q in queries]
+    samples = Samples(
+        issued=tuple(q.issued - begun for q in queries),
+        latency=tuple(q.ended - q.issued for q in queries),
+        queued=tuple(None if f is None else max(0.0, f - q.issued) for f, q in zip(first, queries, strict=True)),
+        request=tuple(kinds.get(q.index, 0) for q in queries),
+    )
+    figures: dict[str, Figure] = {}
+    if queries:
+        figures["samples_per_second"] = Figure(value=run.rate, unit="1/s")
+        if name != "Offline":
+            figures |= _latencies(samples)
+    verdict = run.summary.get("Result is")
+    return ScenarioResult(
+        scenario=name,
+        settings=run.settings,
+        samples=samples,
+        figures=figures,
+        loadgen=run.summary,
+        valid=None if verdict is None else verdict == "VALID" and run.error is None,
+        problem=None if run.error is None else str(run.error),
+    )
+
+
+def _latencies(samples: Samples) -> dict[str, Figure]:
+    latency = np.array(samples.latency)
+    figures = {"mean": Figure(value=float(latency.mean()), unit="s")}
+    for name, share in PERCENTILES.items():
+        low, high = bootstrap(latency, share, resamples=400)
+        figures[name] = Figure(value=percentile(latency, share), unit="s", low=low, high=high)
+    queued = [q for q in samples.queued if q is not None]
+    if queued:
+        figures["queued_p50"] = Figure(value=percentile(queued, 0.5), unit="s")
+        figures["queued_p99"] = Figure(value=percentile(queued, 0.99), unit="s")
+    return figures
+
+
+def serve(system: System, settings: Settings, folder: Path, progress: Callable[[str], None] = lambda text: None) -> Run:
+    """The highest rate at which 99 % of queries are answered within the SLO, and the run at that rate.
+
+    The search tries short runs; what it finds must then hold for the whole time, or the next lower rate. With
+    official settings LoadGen's verdict counts, early stopping included; a quick run has too few queries for it,
+    and its own 99th percentile counts.
+    """
+    official = settings.seconds >= Settings.official("Server").seconds
+
+    def attempt(wanted: Settings) -> tuple[Run, bool]:
+        progress(f"Server at {wanted.rate:.3g} queries/s")
+        ran = loadgen.run(system, wanted, folder)
+        if ran.error is not None:
+            raise _Stopped(ran)
+        if official and wanted.seconds >= settings.seconds:
+            return ran, ran.summary.get("Result is") == "VALID"
+        return ran, percentile(ran.latencies, TAIL["Server"]) <= settings.slo
+
+    short = replace(
+        settings,
+        seconds=PROBE * min(settings.seconds, 20.0),
+        queries=max(20, round(PROBE * min(settings.queries, 400))),
+    )
+    try:
+        found = highest_rate(lambda rate: attempt(replace(short, rate=rate))[1], settings.rate, probes=8)
+        rate = found.rate or settings.rate / 8
+        for _ in range(6):
+            ran, held = attempt(replace(settings, rate=rate))
+            if held:
+                break
+            rate *= STEP
+    except _Stopped as stopped:
+        return stopped.run
+    ran.settings["holds"] = int(held)
+    return ran
+
+
+class _Stopped(Exception):
+    """The system failed during a search."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(str(run.error))
+        self.run = run

@@ -1,0 +1,125 @@
+"""Percentiles, confidence intervals, and the search for the highest rate that a server keeps up with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def percentile(values: Sequence[float] | Values, share: float) -> float:
+    """The sample below which ``share`` of all lie: sorted, element floor(n share), as LoadGen has it."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if not ordered.size:
+        raise ValueError("no sample")
+    # 0.9 * 10 may come out just below 9.
+    return float(ordered[min(ordered.size - 1, int(ordered.size * share + 1e-9))])
+
+
+def _percentiles(ordered: Values, share: float) -> Values:
+    """:func:`percentile` of each row of sorted samples."""
+    count = ordered.shape[1]
+    column: Values = ordered[:, min(count - 1, int(count * share + 1e-9))]
+    return column
+
+
+def bootstrap(
+    values: Sequence[float] | Values, share: float = 0.5, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of a percentile: percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+
+    Samples are taken to be independent.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    estimates = np.concatenate(
+        [
+            _percentiles(np.sort(given[rng.integers(0, given.size, (rows, given.size))], axis=1), share)
+            for rows in _chunks(resamples, given.size)
+        ]
+    )
+    return _interval(estimates)
+
+
+def ratio(
+    above: Sequence[float] | Values, below: Sequence[float] | Values, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """Median of ``above`` over median of ``below``, with its 95 % interval.
+
+    Sample i of both was taken at about the same time: rounds are drawn, not samples, so that what slowed both
+    cancels.
+    """
+    first, second = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if first.size != second.size:
+        raise ValueError(f"{first.size} samples do not pair with {second.size}")
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, first.size, (resamples, first.size))
+    estimates = np.median(first[drawn], axis=1) / np.median(second[drawn], axis=1)
+    return (float(np.median(first) / np.median(second)), *_interval(estimates))
+
+
+def spread(values: Sequence[float] | Values, parts: int = 5) -> float | None:
+    """How far the medians of consecutive parts of a run lie apart, relative to the median of all."""
+    given = np.asarray(values, dtype=np.float64)
+    if given.size < 4 * parts:
+        return None
+    medians = [float(np.median(part)) for part in np.array_split(given, parts)]
+    return (max(medians) - min(medians)) / float(np.median(given))
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search found.
+
+    Args:
+        rate: the highest that held, 0 where none did.
+        failed: the lowest that did not hold, infinite where all did.
+        tried: (rate, whether it held), in order.
+    """
+
+    rate: float
+    failed: float
+    tried: tuple[tuple[float, bool], ...]
+
+
+def highest_rate(
+    holds: Callable[[float], bool], start: float, *, tolerance: float = 0.05, probes: int = 12, least: float = 0.01
+) -> Search:
+    """The highest rate that holds: doubled or halved from ``start`` until bracketed, then bisected.
+
+    Args:
+        holds: tries a rate; taken to be monotonous up to chance.
+        tolerance: the bracket's relative width at which the search ends.
+        probes: tries at most.
+        least: gives up below this.
+    """
+    good, bad = 0.0, float("inf")
+    rate = start
+    tried: list[tuple[float, bool]] = []
+    while len(tried) < probes and rate >= least and (good == 0.0 or (bad - good) / good > tolerance):
+        held = holds(rate)
+        tried.append((rate, held))
+        if held:
+            good = max(good, rate)
+        else:
+            bad = min(bad, rate)
+        rate = 2 * good if bad == float("inf") else bad / 2 if good == 0.0 else (good + bad) / 2
+    return Search(good, bad, tuple(tried))
+
+
+def _interval(estimates: Values) -> tuple[float, float]:
+    low, high = np.quantile(estimates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _chunks(resamples: int, size: int, most: int = 4_000_000) -> list[int]:
+    """Rows at a time, so that no more than ``most`` numbers are held."""
+    rows = max(1, most // max(1, size))
+    return [min(rows, resamples - done) for done in range(0, resamples, rows)]

@@ -1,0 +1,179 @@
+"""The baseline: a task's stages, SPMs and head as one graph on the same target, run in alternation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from stagekit import target as targets
+from stagekit.bench.results import BaselineRow, Figure
+from stagekit.bench.statistics import ratio
+from stagekit.bench.system import Array, clock
+from stagekit.build.deploy import stage_graphs
+from stagekit.build.engines import Builder
+from stagekit.build.place import head_graph, spm_graph
+from stagekit.bundle import Boundary, DeployManifest, StagesManifest, TaskManifest, read_manifest
+from stagekit.data.images import Pixels
+from stagekit.errors import BundleError, StoreError, UsageError
+from stagekit.graph import Graph, from_proto
+from stagekit.graph.shapes import inferred
+from stagekit.runtime.lanes import direct
+from stagekit.runtime.program import Program, task_program
+from stagekit.session import Session
+from stagekit.store import Store
+from stagekit.target import HostBuffer
+
+WARM = 3
+
+
+class Bundles:
+    """The ``.stages`` and ``.task`` folders that a deployment was compiled from.
+
+    Raises:
+        BundleError: one is damaged.
+        UsageError: there is no ``.stages`` folder among them.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.tasks = {read_manifest(p, TaskManifest).name: p for p in paths if p.name.rstrip("/").endswith(".task")}
+        stages = [p for p in paths if p.name.rstrip("/").endswith(".stages")]
+        if len(stages) != 1:
+            raise UsageError("give the .stages folder and the .task folders that were compiled", where="--bundle")
+        self.stages = stages[0]
+        self.manifest = read_manifest(self.stages, StagesManifest)
+
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulates of an image, by the call's label."""
+        found = {stage.name: stage.macs for stage in self.manifest.stages}
+        for name, path in self.tasks.items():
+            task = read_manifest(path, TaskManifest)
+            found |= {f"{name}/spm{i}": prompt.macs for i, prompt in enumerate(task.prompts)}
+            found[f"{name}/head"] = task.head.macs
+        return found
+
+
+def uncut_graph(bundles: Bundles, manifest: DeployManifest, task: str, builder: Builder) -> Graph:
+    """A deployed task from frames to labels as one graph.
+
+    Raises:
+        BundleError: the bundles are not those that were compiled.
+        UsageError: the task is not among them, or the profile is int8.
+    """
+    if task not in bundles.tasks:
+        raise UsageError(f"the bundle of task {task!r} is missing", where="--bundle")
+    if builder.profile.precision == "int8":
+        raise UsageError("the uncut baseline is for profiles in floating point", where=manifest.name)
+    if bundles.manifest.backbone.id != manifest.backbone:
+        raise BundleError("these stages are not those that were compiled", where=bundles.stages)
+    deployed = next(t for t in manifest.tasks if t.name == task)
+    path = bundles.tasks[task]
+    made = read_manifest(path, TaskManifest)
+    graphs, edges = stage_graphs(bundles.stages, bundles.manifest, builder, None)
+    boundaries = {b.name: b for b in edges}
+    parts = dict(graphs)
+    before: Boundary | None = None
+    for index, entry in enumerate(made.prompts):
+        boundary = boundaries[entry.boundary]
+        parts[f"{task}/spm{index}"] = spm_graph(path, entry, boundary, before, len(made.classes))
+        before = boundary
+    parts[f"{task}/head"] = head_graph(path, made.head, boundaries, manifest.frame, deployed.output)
+    return joined(task_program(deployed, manifest.stages), parts)
+
+
+def joined(program: Program, graphs: Mapping[str, Graph]) -> Graph:
+    """A program's calls as one graph: each takes what its references say.
+
+    Args:
+        graphs: by the label of their call.
+    """
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    outputs: list[list[str]] = []
+    opsets: list[onnx.OperatorSetIdProto] = []
+    frames = graphs[program.calls[0].label].inputs[0]
+    for call in program.calls:
+        graph = graphs[call.label]
+        proto = graph.proto()
+        opsets = opsets or list(proto.opset_import)
+        given = ["frames" if r.call < 0 else outputs[r.call][r.output] for r in call.inputs]
+        renamed = dict(zip([s.name for s in graph.inputs], given, strict=True))
+
+        def name(old: str, renamed: Mapping[str, str] = renamed, label: str = call.label) -> str:
+            return renamed.get(old, f"{label}/{old}") if old else ""
+
+        for tensor in proto.graph.initializer:
+            tensor.name = name(tensor.name)
+            weights.append(tensor)
+        for node in proto.graph.node:
+            node.name = name(node.name)
+            node.input[:] = [name(i) for i in node.input]
+            node.output[:] = [name(o) for o in node.output]
+            nodes.append(node)
+        outputs.append([name(o.name) for o in proto.graph.output])
+    result = graphs[program.calls[-1].label].outputs[program.result.output]
+    kinds = {"uint8": onnx.TensorProto.UINT8, "float32": onnx.TensorProto.FLOAT}
+    gives = helper.make_tensor_value_info(
+        outputs[program.result.call][program.result.output], kinds[result.dtype], list(result.shape)
+    )
+    takes = helper.make_tensor_value_info("frames", kinds[frames.dtype], list(frames.shape))
+    whole = helper.make_graph(nodes, program.task, [takes], [gives], weights)
+    model = helper.make_model(whole, opset_imports=opsets, ir_version=10)
+    return inferred(from_proto(model, f"{program.task}, uncut"))
+
+
+def compare(
+    session: Session, bundles: Bundles, task: str, images: Sequence[Pixels], rounds: int, store: Store
+) -> BaselineRow:
+    """The task through the session and as one graph, in turn; from image to labels in its own size.
+
+    Raises:
+        CompileError, EngineError, UsageError, BundleError: the uncut graph cannot be made or run.
+    """
+    manifest = session.manifest
+    profile = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(session.path))
+    builder = Builder(targets.get(manifest.target), profile, store)
+    graph = uncut_graph(bundles, manifest, task, builder)
+    built = builder.build(f"{task}/uncut", graph)
+    blob = store.get(builder.key(graph, graph.inputs, graph.outputs))
+    if blob is None:
+        raise StoreError("the engine vanished after it was built", where=store.root)
+    engine = builder.target.load(blob, profile)
+    run = direct(engine)
+    geometry, spec = session.geometry(task), manifest.frame.spec.bind(batch=1)
+
+    def uncut(image: Pixels) -> Array:
+        pixels, placement = geometry.apply(image)
+        return placement.labels_to_image(run([HostBuffer(spec, pixels[None])], 1)[0].to_host()[0])
+
+    def staged(image: Pixels) -> Array:
+        return session.run(image, [task])[task]
+
+    times: tuple[list[float], list[float]] = ([], [])
+    same = size = 0
+    try:
+        for number in range(-WARM, rounds):
+            image = images[number % len(images)]
+            order = (0, 1) if number % 2 else (1, 0)
+            given: dict[int, Array] = {}
+            for which in order:
+                begun = clock()
+                given[which] = (staged, uncut)[which](image)
+                if number >= 0:
+                    times[which].append(clock() - begun)
+            same += int(np.count_nonzero(given[0] == given[1]))
+            size += given[0].size
+    finally:
+        engine.close()
+    value, low, high = ratio(*times)
+    return BaselineRow(
+        task=task,
+        staged=tuple(times[0]),
+        uncut=tuple(times[1]),
+        ratio=Figure(value=value, unit="", low=low, high=high),
+        agreement=Figure(value=same / size, unit=""),
+        uncut_bytes=built.bytes,
+    )
