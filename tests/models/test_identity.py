@@ -107,10 +107,3 @@ def test_units_that_hide_each_other_have_no_identity(conv_backbone: Backbone) ->
     conv_backbone.segments.append(second)  # the same unit names again
     with pytest.raises(ValueError, match="unit names must differ"):
         backbone_id(conv_backbone)
-
-
-def test_units_that_hide_each_other_have_no_identity(conv_backbone: Backbone) -> None:
-    second = conv_backbone.segments[1]
-    conv_backbone.segments.append(second)  # the same unit names again
-    with pytest.raises(ValueError, match="unit names must differ"):
-        backbone_id(conv_backbone)
