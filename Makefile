@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test test-unit test-zoo check format bench data clean help
+.PHONY: demo test test-zoo test-rtl test-gpu check format bench data clean help
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -17,10 +17,14 @@ demo: $(VENV)/.demo  ## Partition a real backbone, compile two tasks for two run
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev  ## All tests but the long ones.
-	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu"
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl"
 
 test-zoo: $(VENV)/.dev  ## Whole real models: ResNet-101, ViT-L and the packaged weights.
-	$(BIN)/pytest -q -m "slow and not gpu"
+	$(BIN)/pytest -q -m "slow and not gpu and not rtl"
+
+test-rtl: $(VENV)/.dev  ## The Verilog processing element against the arithmetic specification.
+	command -v iverilog >/dev/null || (apt-get update -qq && apt-get install -y -qq iverilog)
+	$(BIN)/pytest -q -n $(WORKERS) -m rtl tests/fixedpoint
 
 check: $(VENV)/.dev  ## Format, lint, types, imports.
 	$(BIN)/ruff format --check

@@ -17,6 +17,8 @@ VERBS = {
     "calibrate": "Learn the ranges that int8 needs.",
     "compile": "Compile stages once, and tasks onto them.",
     "run": "Run tasks of a deployment on images.",
+    "bench": "Measure speed and accuracy of deployments.",
+    "report": "Report on results of bench, and compare runs.",
     "inspect": "Show what is in a bundle, a deployment or an ONNX file.",
     "store": "List, verify and clean the store of engines.",
 }

@@ -2,7 +2,7 @@
 
 The exponential is I-BERT's polynomial (arXiv 2101.01321, section 3.4), the rest follows I-ViT (arXiv 2207.01405,
 section 3). With I-ViT's own exponential, by shifts alone and off by up to 6 %, a trained ViT-S/14 in saturating 16-bit
-arithmetic keeps 40 dB at its last unit, with the polynomial 47 dB (one photograph). Published code of both differs
+arithmetic keeps 40 dB at its last unit, with the polynomial 47 dB (one example picture). Published code of both differs
 in bits; what counts is what stands here.
 """
 

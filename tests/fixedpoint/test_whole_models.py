@@ -1,4 +1,4 @@
-"""Whole networks: the three interpreters agree on real weights and photographs."""
+"""Whole networks: the three interpreters agree on real weights and the example pictures."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,21 @@ class Chart:
 def charts(results: Sequence[Result]) -> list[Chart]:
     """All charts that have something to show."""
     made = [pareto(results), distribution(results), stages(results), *scaling(results), roofline(results)]
-    return [chart for chart in [*made, *classes(results)] if chart.data]
+    return _paired([chart for chart in [*made, *classes(results)] if chart.data])
+
+
+def _paired(drawn: Sequence[Chart]) -> list[Chart]:
+    """Two narrow charts share a line; one that is left alone before a wide one, or at the end, becomes wide."""
+    made: list[Chart] = []
+    waiting = False
+    for chart in drawn:
+        if chart.wide and waiting:
+            made[-1] = replace(made[-1], wide=True)
+        waiting = not chart.wide and not waiting
+        made.append(chart)
+    if waiting:
+        made[-1] = replace(made[-1], wide=True)
+    return made
 
 
 def pareto(results: Sequence[Result]) -> Chart:
@@ -62,8 +76,8 @@ def pareto(results: Sequence[Result]) -> Chart:
         "showlegend": False,
     }
     if data:
-        top = max(x for t in data for x in t["x"])
-        layout["xaxis"]["range"] = [0, 1.25 * top]  # type: ignore[index]
+        top = max(t["x"][0] + t["error_x"]["array"][0] for t in data)
+        layout["xaxis"]["range"] = [0, 1.15 * top]  # type: ignore[index]
         middle = sum(y for t in data for y in t["y"]) / len(data)
         reach = max(2.0, 1.6 * max(abs(y - middle) for t in data for y in t["y"]))
         layout["yaxis"]["range"] = [middle - reach, middle + reach]  # type: ignore[index]
@@ -90,7 +104,7 @@ def distribution(results: Sequence[Result]) -> Chart:
             }
         )
     layout = {
-        "xaxis": {"title": {"text": "latency, ms"}, "type": "log", **_log_ticks()},
+        "xaxis": {"title": {"text": "latency, ms"}},
         "yaxis": {"title": {"text": "queries answered, %"}, "range": [0, 101]},
     }
     return Chart(
@@ -122,10 +136,10 @@ def stages(results: Sequence[Result]) -> Chart:
         )
     layout = {
         "xaxis": {"title": {"text": "ms a query"}},
-        "yaxis": {"categoryorder": "array", "categoryarray": labels[::-1], "automargin": True},
+        "yaxis": {"categoryorder": "array", "categoryarray": labels, "autorange": "reversed"},
         "barmode": "group",
         "bargap": 0.25,
-        "height": 140 + 26 * len(labels) * max(1, len(data)) // 1,
+        "height": 140 + len(labels) * (8 + 16 * len(data)),
     }
     caption = "Median of a call times the calls that a query makes; what tasks share is counted once. Measured."
     return Chart("stages", "Where the time goes", caption, data, layout, wide=True)

@@ -74,7 +74,8 @@ def tables(results: Sequence[Result]) -> list[Table]:
 
 
 def summary(results: Sequence[Result]) -> Table:
-    """One row a deployment."""
+    """One row a deployment; the device where there are several."""
+    several = len({r.device.accelerator or r.device.cpu for r in results}) > 1
     rows = []
     for r in results:
         single = latency_scenario(r)
@@ -87,7 +88,7 @@ def summary(results: Sequence[Result]) -> Table:
                 text(r.deployment.name),
                 text(r.deployment.target),
                 text(r.deployment.precision),
-                text(r.device.accelerator or r.device.cpu),
+                *([text(r.device.accelerator or r.device.cpu)] if several else []),
                 number(_figure(single, "p50"), 1e3),
                 number(_figure(single, "p90"), 1e3),
                 number(_figure(offline, "samples_per_second")),
@@ -99,7 +100,8 @@ def summary(results: Sequence[Result]) -> Table:
             )
         )
     timed = ("p50 ms", "p90 ms", "images/s", "server/s")
-    headings = ("deployment", "target", "precision", "device", *timed, "mIoU %", "engines MB", "memory MB", "state")
+    what = ("deployment", "target", "precision", *(("device",) if several else ()))
+    headings = (*what, *timed, "mIoU %", "engines MB", "memory MB", "state")
     note = (
         "p50 and p90: one image with all its tasks, from pixels to label maps, with 95 % bootstrap intervals."
         " server/s: the highest Poisson rate that kept 99 % of queries within the SLO."

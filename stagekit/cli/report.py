@@ -1,0 +1,106 @@
+"""``stagekit report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from stagekit.bench import results
+from stagekit.bench.compare import Change, changes, pairs, regressions, warnings
+from stagekit.bench.report import markdown, write_csv, write_page
+from stagekit.cli.console import PATH, emit, json_option, note, table
+from stagekit.errors import UsageError
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write .html, .md or .csv.")
+@click.option("--title", default="Benchmark report", show_default=True)
+@click.option("--fail-above", "limit", help="Leave with 1 if a figure became worse by more, e.g. 5%.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of results, and stop.")
+@json_option
+def command(
+    files: tuple[Path, ...], output: Path | None, title: str, limit: str | None, schema: bool, as_json: bool
+) -> None:
+    """Report on FILES of results of `stagekit bench`, and compare runs.
+
+    Two files are compared with each other, of more those of one deployment with its first. A change counts where
+    the 95 % intervals do not overlap.
+
+    \b
+    Examples:
+      stagekit report before.json after.json --fail-above 5%
+      stagekit report report/*.json -o all.html
+    """
+    if schema:
+        click.echo(json.dumps(results.schema(), indent=1))
+        return
+    if not files:
+        raise UsageError("give files of results, or --schema")
+    above = parse_share(limit)
+    read = [results.read(path) for path in files]
+    told = warnings(read)
+    for warning in told:
+        note(f"warning: {warning}")
+    found = [change for before, after in pairs(read) for change in changes(before, after)]
+    worse = regressions(found, 0.0 if above is None else above)
+    if output is not None:
+        _write(list(zip(read, [path.parent for path in files], strict=True)), output, title)
+    facts = {
+        "changes": [_facts(change) for change in found],
+        "regressions": [_facts(change) for change in worse],
+        "warnings": told,
+        "report": str(output) if output else None,
+    }
+    shown = [
+        (c.deployment, c.what, f"{c.before.value:.6g}", f"{c.after.value:.6g}", f"{-100 * c.worse:+.1f} %", c.sure)
+        for c in found
+    ]
+    lines = [table(["deployment", "figure", "before", "after", "better by", "sure"], shown)] if shown else []
+    lines += [f"worse: {c.deployment}: {c.what} by {100 * c.worse:.1f} %" for c in worse]
+    lines += [f"report in {output}"] if output else []
+    emit(facts, "\n".join(lines), as_json)
+    if above is not None and worse:
+        raise click.exceptions.Exit(1)
+
+
+def parse_share(text: str | None) -> float | None:
+    """``5%`` or ``0.05``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 10:
+        raise UsageError(f"expected a share such as 5% or 0.05, got {text!r}", where="--fail-above")
+    return share
+
+
+def _write(read: list[tuple[results.Result, Path]], output: Path, title: str) -> None:
+    given = [result for result, _ in read]
+    if output.suffix == ".html":
+        write_page(read, output, title)
+    elif output.suffix == ".md":
+        output.write_text(markdown(given), encoding="utf-8")
+    elif output.suffix == ".csv":
+        write_csv(given, output)
+    else:
+        raise UsageError(f"expected a name in .html, .md or .csv, got {output.name!r}", where="--output")
+
+
+def _facts(change: Change) -> dict[str, object]:
+    return {
+        "deployment": change.deployment,
+        "figure": change.what,
+        "before": change.before.value,
+        "after": change.after.value,
+        "worse": change.worse,
+        "sure": change.sure,
+    }
