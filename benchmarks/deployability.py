@@ -115,7 +115,12 @@ def compare(method: str, granularity: str, size: int) -> Row:
 
 
 @click.command(help=__doc__)
-@click.option("--size", default=112, show_default=True, help="Side of the frames in pixels; no count depends on it.")
+@click.option(
+    "--size",
+    default=112,
+    show_default=True,
+    help="Side of the frames in pixels; the constant of the position embedding alone depends on it.",
+)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows here.")
 def main(size: int, path: Path | None) -> None:
     rows = [compare(method, granularity, size) for granularity in GRANULARITIES for method in CHANGES]

@@ -177,6 +177,8 @@ class Matrix:
 
     def _iterations(self, cell: Cell) -> int:
         """At equal time, as many steps as take the processor as long as ``spm`` took it."""
+        if cell.setting == "long":
+            return LONG * self.iterations
         if cell.setting != "equal-time":
             return self.iterations
         spm, own = (self.row(Cell(cell.task, cell.backbone, method, seed=cell.seed)) for method in ("spm", cell.method))

@@ -155,6 +155,7 @@ def deployability(rows: Sequence[Row]) -> str:
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "headline": methods_table("headline"),
     "equal-time": methods_table("equal-time"),
+    "long": methods_table("long"),
     "several": methods_table("several"),
     "ablations": methods_table(*ABLATIONS),
     "gaps": gaps,

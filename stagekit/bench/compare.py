@@ -58,6 +58,8 @@ def warnings(results: Sequence[Result]) -> list[str]:
     told: list[str] = []
     for result in results:
         name = result.deployment.name
+        if result.deployment.emulates:
+            told.append(f"{name} is emulated here ({result.deployment.emulates}): measured times are the emulator's")
         told += [f"{name} is partial: {problem}" for problem in result.problems]
         if result.noise and result.noise.noisy:
             told.append(f"{name} was measured on a noisy machine: {'; '.join(result.noise.reasons)}")

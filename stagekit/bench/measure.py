@@ -18,6 +18,7 @@ from stagekit.bench.accuracy import Labels, keep_pictures, score_task
 from stagekit.bench.device import command_line, commit, device_facts, versions
 from stagekit.bench.loadgen import SCENARIOS, Scenario, Settings
 from stagekit.bench.mix import everything, read_arrivals, read_mix, samples
+from stagekit.bench.modelled import modelled, modelled_for
 from stagekit.bench.pictures import find_pictures
 from stagekit.bench.recording import Recording
 from stagekit.bench.results import DeployFacts, Figure, Memory, Result, ScenarioResult
@@ -32,7 +33,7 @@ from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.errors import StagekitError
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.store.record import read_record
+from stagekit.store.record import Record, read_record
 
 WARM = 3
 SAMPLES = 256
@@ -246,9 +247,11 @@ def _accuracy(measuring: Measuring, session: Session, labelled: Any, reference: 
 
 
 def _result(deployment: Path, manifest: DeployManifest, session: Session) -> Result:
-    built = [read_record(deployment / "engines" / e.digest) for e in manifest.engines]
-    seconds = [getattr(record, "build_seconds", None) for record in built]
-    compiled = None if None in seconds else Figure(value=sum(s for s in seconds if s), unit="s")
+    found = {e.digest: read_record(deployment / "engines" / e.digest) for e in manifest.engines}
+    built = {digest: record for digest, record in found.items() if isinstance(record, Record)}
+    compiled = Figure(value=sum(r.build_seconds for r in built.values()), unit="s") if built == found else None
+    reports = {digest: record.report for digest, record in built.items()}
+    foretold = modelled(manifest, list(session.tasks.values()), reports)
     return Result(
         status="partial",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -267,5 +270,7 @@ def _result(deployment: Path, manifest: DeployManifest, session: Session) -> Res
             frame=(manifest.frame.height, manifest.frame.width),
             tasks={t.name: tuple((c.name, c.color) for c in t.classes) for t in session.tasks.values()},
             compile_seconds=compiled,
+            emulates=modelled_for(reports),
         ),
+        scenarios=() if foretold is None else (foretold,),
     )

@@ -187,6 +187,8 @@ class DeployFacts(Record):
         frame: height and width of what the first stage takes.
         tasks: classes with their colours, by task.
         compile_seconds: that building all engines took, once, on the machine that built them.
+        emulates: what an emulating target models, e.g. ``modelled for dpu-b4096``: measured times are the
+            emulator's then.
     """
 
     name: str
@@ -199,6 +201,7 @@ class DeployFacts(Record):
     frame: tuple[int, int]
     tasks: dict[str, tuple[tuple[str, tuple[int, int, int]], ...]]
     compile_seconds: Figure | None = None
+    emulates: str | None = None
 
 
 class DeviceFacts(Record):

@@ -103,8 +103,10 @@ def serve(system: System, settings: Settings, folder: Path, progress: Callable[[
 
     The search tries short runs; what it finds must then hold for the whole time, or the next lower rate. With
     official settings LoadGen's verdict counts, early stopping included; a quick run has too few queries for it,
-    and its own 99th percentile counts.
+    and its own 99th percentile counts. A run is at least five times the SLO long: in a shorter one, a queue that
+    grows without end would still be short.
     """
+    settings = replace(settings, seconds=max(settings.seconds, 5 * settings.slo))
     official = settings.seconds >= Settings.official("Server").seconds
 
     def attempt(wanted: Settings) -> tuple[Run, bool]:
@@ -118,17 +120,16 @@ def serve(system: System, settings: Settings, folder: Path, progress: Callable[[
 
     short = replace(
         settings,
-        seconds=PROBE * min(settings.seconds, 20.0),
+        seconds=max(PROBE * min(settings.seconds, 20.0), 5 * settings.slo),
         queries=max(20, round(PROBE * min(settings.queries, 400))),
     )
     try:
         found = highest_rate(lambda rate: attempt(replace(short, rate=rate))[1], settings.rate, probes=8)
-        rate = found.rate or settings.rate / 8
-        for _ in range(6):
-            ran, held = attempt(replace(settings, rate=rate))
-            if held:
-                break
+        rate = found.rate or found.tried[-1][0]
+        ran, held = attempt(replace(settings, rate=rate))
+        while found.rate and not held and rate > found.rate / 2:
             rate *= STEP
+            ran, held = attempt(replace(settings, rate=rate))
     except _Stopped as stopped:
         return stopped.run
     ran.settings["holds"] = int(held)

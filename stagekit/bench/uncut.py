@@ -28,6 +28,7 @@ from stagekit.store import Store
 from stagekit.target import HostBuffer
 
 WARM = 3
+FLOATING = ("f32", "bf16", "fp16")
 
 
 class Bundles:
@@ -61,11 +62,11 @@ def uncut_graph(bundles: Bundles, manifest: DeployManifest, task: str, builder: 
 
     Raises:
         BundleError: the bundles are not those that were compiled.
-        UsageError: the task is not among them, or the profile is int8.
+        UsageError: the task is not among them, or the profile computes in integers.
     """
     if task not in bundles.tasks:
         raise UsageError(f"the bundle of task {task!r} is missing", where="--bundle")
-    if builder.profile.precision == "int8":
+    if builder.profile.precision not in FLOATING:
         raise UsageError("the uncut baseline is for profiles in floating point", where=manifest.name)
     if bundles.manifest.backbone.id != manifest.backbone:
         raise BundleError("these stages are not those that were compiled", where=bundles.stages)

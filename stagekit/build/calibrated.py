@@ -12,23 +12,26 @@ from stagekit.graph.spec import Quantization
 from stagekit.quant.record import Calibration, task_binding
 from stagekit.target import Profile
 
+INTEGERS = ("int8", "int16")
+"""Precisions whose ranges come from a record."""
+
 SATURATION_LIMIT = 0.01
 """The share of any frozen tensor's values that a task may push out of its range."""
 
 
 def check_precision(profile: Profile, calibration: Calibration | None) -> None:
-    """An int8 profile needs a record, and only an int8 profile can use one.
+    """A profile that computes in integers needs a record, and no other can use one.
 
     Raises:
         UsageError: one comes without the other.
     """
-    if profile.precision == "int8" and calibration is None:
+    if profile.precision in INTEGERS and calibration is None:
         raise UsageError(
-            f"the profile {profile.name} computes in int8, whose ranges come from a calibration record",
+            f"the profile {profile.name} computes in {profile.precision}, whose ranges come from a calibration record",
             where="--calibration",
             remedy="`stagekit calibrate X.stages --data IMAGES -o X.calib`, then compile with --calibration X.calib",
         )
-    if profile.precision != "int8" and calibration is not None:
+    if profile.precision not in INTEGERS and calibration is not None:
         raise UsageError(
             f"the profile {profile.name} computes in {profile.precision}; a calibration record changes nothing there",
             where="--calibration",
@@ -39,11 +42,13 @@ def check_precision(profile: Profile, calibration: Calibration | None) -> None:
 def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limit: float = SATURATION_LIMIT) -> None:
     """A task's SPMs must have run while the ranges were taken, or an audit must have found them harmless.
 
+    A task that was tuned through integer stages learned with their ranges, and is bound to them instead.
+
     Raises:
         VerificationFailed: neither is so; says how to extend the record or to audit.
     """
     binding = task_binding(task)
-    if calibration.covers(binding):
+    if calibration.covers(binding) or task.through is not None:
         return
     extend = f"extend the record: `stagekit calibrate X.stages --task {path} --data IMAGES -o X.calib --extend`"
     audit = calibration.audit_of(binding)
@@ -58,7 +63,8 @@ def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limi
             f"its SPMs push {100 * audit.worst:.1f} % of the values of {audit.tensor} out of the range in the record"
             f" {calibration.name}; allowed {100 * limit:g} %",
             where=path,
-            remedy=f"{extend}; or tune its SPMs again with that range as a bound",
+            remedy=f"{extend}; or tune it again with the ranges as a bound, or through them:"
+            " `stagekit tune RECIPE --through X.calib`",
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from stagekit.build.calibrated import check_covered, check_precision, integer_edges, with_edges_of
 from stagekit.build.engines import Builder, BuiltEngine
 from stagekit.build.fuse import fused_runs, needed_boundaries
-from stagekit.build.place import Output, check_task, head_graph, spm_graph, stage_graph
+from stagekit.build.place import Output, check_task, check_through, head_graph, spm_graph, stage_graph
 from stagekit.build.plan import Form, Plan, conformed, plan_boundaries
 from stagekit.bundle import (
     Boundary,
@@ -36,6 +36,7 @@ from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
+from stagekit.store.record import Damage, read_record
 from stagekit.versions import tool_versions
 
 ENGINES = "engines"
@@ -102,6 +103,8 @@ def compile_bundles(
             check_covered(calibration, made, task)
     adapters = layout.adapters or builder
     graphs, edges = stage_graphs(stages, bundle, builder, calibration)
+    for task, made in manifests:
+        check_through(task, made, {name: graph.fingerprint for name, graph in graphs})
     plan = plan_boundaries(builder, graphs, edges, adapters, layout.replan)
     engines, deployed_stages = _stages(graphs, edges, builder, plan)
     forms = {s.boundary.name: s.stored for s in deployed_stages}
@@ -174,6 +177,7 @@ def compile_into(
     _check_names([m.name for _, m in read])
     for task, found in read:
         check_task(task, found, manifest.backbone, boundaries)
+        check_through(task, found, _stage_fingerprints(deployment, manifest))
     check_precision(builder.profile, calibration)
     if calibration is not None:
         for task, found in read:
@@ -197,6 +201,12 @@ def compile_into(
         if folder.name not in needed:
             shutil.rmtree(folder)
     return Compiled(updated, tuple(engines))
+
+
+def _stage_fingerprints(deployment: Path, manifest: DeployManifest) -> dict[str, str]:
+    """Of the graphs that a deployment's stage engines were compiled from, by name; a damaged engine has none."""
+    records = {stage.name: read_record(deployment / ENGINES / stage.engine) for stage in manifest.stages}
+    return {name: record.key.graph for name, record in records.items() if not isinstance(record, Damage)}
 
 
 def stage_graphs(

@@ -28,7 +28,7 @@ def stage_graph(graph: Graph, inputs: Sequence[tuple[str, str]], boundary: Bound
     Args:
         inputs: (name, layout) of what it takes.
     """
-    return replace(graph, layouts={**dict(inputs), **{t.name: t.layout for t in boundary.tensors}})
+    return graph.with_layouts({**dict(inputs), **{t.name: t.layout for t in boundary.tensors}})
 
 
 def spm_graph(task: Path, entry: PromptEntry, boundary: Boundary, before: Boundary | None, classes: int) -> Graph:
@@ -81,6 +81,31 @@ def check_task(task: Path, manifest: TaskManifest, backbone: str, boundaries: Ma
     order = [list(boundaries).index(p.boundary) for p in manifest.prompts]
     if order != sorted(set(order)):
         raise BundleError("its SPMs are not in the order of the boundaries", where=task)
+
+
+def check_through(task: Path, manifest: TaskManifest, stages: Mapping[str, str]) -> None:
+    """A task that was tuned through integer stages runs on these alone.
+
+    Args:
+        stages: fingerprints by name, of the graphs as they are compiled.
+
+    Raises:
+        BundleError: names the first stage that differs, and the ways out.
+    """
+    if manifest.through is None:
+        return
+    bound = manifest.through.stages
+    differ = [next((n for n, d in wanted.items() if stages.get(n) != d), None) for wanted in bound.values()]
+    if None not in differ:
+        profile, stage = next(iter(bound)), differ[0]
+        assert stage is not None
+        raise BundleError(
+            f"this task was tuned through {stage} {bound[profile][stage][:16]} in integers (record"
+            f" {manifest.through.record}, {' or '.join(bound)}); here it is {stages.get(stage, 'missing')[:16]}",
+            where=task,
+            remedy="compile the stages with that record and one of those profiles, or tune it again:"
+            " `stagekit tune RECIPE --through X.calib`",
+        )
 
 
 def _check_inputs(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], task: Path, file: str) -> None:

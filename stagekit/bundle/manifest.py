@@ -188,8 +188,24 @@ class Metric(Record):
     per_class: dict[str, float | None] = {}
 
 
+class ThroughEntry(Record):
+    """The integer stages that a task was tuned through: it runs on these, and is refused on others.
+
+    Attributes:
+        record: the calibration record's name, for people.
+        stages: by the profile's name, for each stage that the task runs the fingerprint of its Q/DQ graph.
+    """
+
+    record: str
+    stages: dict[str, dict[str, Digest]] = Field(min_length=1)
+
+
 class TaskManifest(Manifest):
-    """``X.task``: what a segmentation task adds to a frozen backbone."""
+    """``X.task``: what a segmentation task adds to a frozen backbone.
+
+    Attributes:
+        through: what it is bound to beside the backbone, where it was tuned through integer stages.
+    """
 
     kind: Literal["task"] = "task"
     backbone: Digest
@@ -200,6 +216,7 @@ class TaskManifest(Manifest):
     resize: Literal["stretch", "letterbox", "crop"] | None = None
     weight_file: FileName
     metrics: tuple[Metric, ...] = ()
+    through: ThroughEntry | None = None
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")

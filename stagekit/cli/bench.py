@@ -66,7 +66,7 @@ def command(
       stagekit bench lite0.deploy --data val/ --baseline uncut --bundle lite0.stages --bundle sea.task
       stagekit bench --matrix lite0.stages sea.task --data val/ --budget 30 -o report/
     """
-    options = _options(**given)
+    options = _options(**given | ({"bundles": paths} if matrix else {}))
     told: list[dict[str, str]] = []
     with progress() as tell:
         if matrix:
@@ -198,6 +198,7 @@ def _cell(
     cell: Any, paths: Sequence[Path], data: Sequence[str], options: Options, place: Path, calibration: Path | None
 ) -> None:
     """Compiles a profile and measures it in a process of its own."""
+    from stagekit.bench.uncut import FLOATING
     from stagekit.build.compile import compile
 
     deployment = place / "deployments" / cell.profile.name / f"{cell.name}.deploy"
@@ -218,7 +219,7 @@ def _cell(
         ("--no-accuracy", not options.accuracy),
     )
     arguments += [flag for flag, chosen_flag in flags if chosen_flag]
-    arguments += ["--baseline", "uncut"] if options.uncut and cell.profile.precision != "int8" else []
+    arguments += ["--baseline", "uncut"] if options.uncut and cell.profile.precision in FLOATING else []
     command = [sys.executable, "-m", "stagekit", "bench", deployment, "-o", place, *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,17 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, help="Where the .task folder goes; by default NAME.task here.")
 @click.option("--data", type=PATH, help="The data set's folder, instead of the recipe's.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint beside the output.")
+@click.option("--through", type=PATH, help="A .calib record: tune for the frozen stages in its simulated integers.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override the recipe.")
 @json_option
 def command(
-    recipe: Path, output: Path | None, data: Path | None, resume: bool, overrides: tuple[str, ...], as_json: bool
+    recipe: Path,
+    output: Path | None,
+    data: Path | None,
+    resume: bool,
+    through: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Learn the task that RECIPE describes on a frozen backbone.
 
@@ -38,6 +46,7 @@ def command(
       stagekit tune examples/landcover.toml -o landcover.task
       stagekit tune examples/landcover.toml -o landcover.task --resume
       stagekit tune examples/landcover.toml --set train.iterations=50 --set method.kind=head -o head.task
+      stagekit tune examples/sea.toml --through land.calib -o sea.task
     """
     try:
         from stagekit.tune.recipe_file import read_recipe
@@ -47,13 +56,16 @@ def command(
             f"tuning needs the package {error.name}", where="tune", remedy="pip install 'stagekit[tune]'"
         ) from error
 
+    if through is not None:
+        overrides += (f"through.record={json.dumps(str(through.absolute()))}",)
     chosen = read_recipe(recipe, overrides, data)
     folder = output or Path(f"{chosen.task.name}.task")
     try:
         with _display() as (tell, watch):
             manifest = tune(chosen, folder, resume=resume, progress=tell, watch=watch)
     except KeyboardInterrupt:
-        note(f"stopped; to go on: stagekit tune {recipe} -o {folder} --resume")
+        also = f" --through {through}" if through else ""
+        note(f"stopped; to go on: stagekit tune {recipe} -o {folder}{also} --resume")
         raise
     emit({"path": str(folder), **manifest.model_dump(mode="json", by_alias=True)}, describe(manifest, folder), as_json)
 

@@ -76,6 +76,13 @@ class Graph:
         """A graph over an edited copy."""
         return replace(self, model=model)
 
+    def with_layouts(self, layouts: Mapping[str, str]) -> Graph:
+        """The same graph with other names of axes; what was hashed stays known, since they do not count."""
+        named = replace(self, layouts=layouts)
+        if "tensor_hashes" in self.__dict__:
+            named.__dict__["tensor_hashes"] = self.tensor_hashes
+        return named
+
     def edit(self) -> ir.Model:
         """A copy that may be changed; the weights are shared."""
         return self.model.clone()

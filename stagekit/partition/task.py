@@ -16,6 +16,7 @@ from stagekit.bundle import (
     write_manifest,
     writing,
 )
+from stagekit.bundle.manifest import ThroughEntry
 from stagekit.graph import Graph
 from stagekit.graph.cost import macs, parameters
 from stagekit.graph.shapes import BATCH, bind
@@ -40,6 +41,7 @@ def write_task(
     classes: Sequence[ClassEntry],
     prior: Sequence[float],
     metrics: Sequence[Metric] = (),
+    through: ThroughEntry | None = None,
     provenance: Mapping[str, Any] | None = None,
     exporter: Exporter = "dynamo",
     progress: Progress = silent,
@@ -50,6 +52,7 @@ def write_task(
         backbone: :func:`stagekit.models.identity.backbone_id` of the network's backbone.
         name: of the task, made fit for a file name.
         prior: M_0, one frequency a class.
+        through: the integer stages that it was tuned through, and is bound to.
         provenance: recipe, data and dates, for people.
 
     Raises:
@@ -81,6 +84,7 @@ def write_task(
         head=entry,
         weight_file=WEIGHT_FILE,
         metrics=tuple(metrics),
+        through=through,
         provenance=dict(provenance or {}),
         tools=tool_versions("stagekit", "torch", "onnx"),
     )

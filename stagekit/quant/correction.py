@@ -56,8 +56,8 @@ def with_corrected_biases(
 
 def mean_error(node: ir.Node, weight: Array, mean: Array, scheme: QuantScheme) -> Array | None:
     """(W' - W) E[x] for each output channel; ``None`` where the mean's channels are not the weight's."""
-    axis = channel_axis(node, weight.ndim) if scheme.per_channel else None
-    quantization = weight_quantization(weight, axis, scheme.weight)
+    channels = channel_axis(node, weight.ndim)
+    quantization = weight_quantization(weight, channels if scheme.per_channel else None, scheme.weight, channels)
     error = dequantise(quantise(weight, quantization, scheme.weight), quantization).astype(np.float64) - weight
     if node.op_type == "Conv":
         groups = node.attributes.get_int("group", 1)

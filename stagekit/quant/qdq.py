@@ -13,12 +13,16 @@ from stagekit.graph import Graph
 from stagekit.graph.fingerprint import in_order
 from stagekit.graph.model import IR_DTYPES
 from stagekit.graph.spec import DTYPES, Quantization
-from stagekit.quant.formats import Array, NumberFormat, quantise
+from stagekit.quant.formats import Array, NumberFormat, dequantise, quantise
+from stagekit.quant.opset import raised
 from stagekit.quant.positions import MOVES, PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.scheme import QuantScheme
 
 OPSET = {"int8": 13, "uint8": 13, "int16": 21}
 """The first opset whose QuantizeLinear gives this type, per channel where needed."""
+
+FINEST = 4
+"""Scales that are tried for a weight: the one that holds its largest value, and its halves."""
 
 
 def insert_qdq(
@@ -78,14 +82,18 @@ class _Edit:
 
     def __post_init__(self) -> None:
         version = self.graph.model.opset_imports.get("", 0)
-        needed = OPSET[self.scheme.activation.dtype]
-        if version < needed:
+        needed = max(OPSET[form.dtype] for form in (self.scheme.activation, self.scheme.weight))
+        if version >= needed:
+            self.model = self.graph.edit()
+            return
+        model = raised(self.graph, needed)
+        if model is None:
             raise GraphError(
-                f"its opset is {version}; {self.scheme.activation.dtype} activations need {needed}",
+                f"its opset is {version}; 16-bit integers need {needed}",
                 where=self.graph.source,
                 remedy="convert it with onnx.version_converter, or choose an 8-bit type",
             )
-        self.model = self.graph.edit()
+        self.model = model
 
     @property
     def body(self) -> ir.Graph:
@@ -140,11 +148,12 @@ class _Edit:
             return
         value = node.inputs[1]
         assert value is not None
-        axis = channel_axis(node, len(tensor.shape)) if self.scheme.per_channel else None
+        channels = channel_axis(node, len(tensor.shape))
+        axis = channels if self.scheme.per_channel else None
         key = (str(value.name), axis)
         if key not in self._weights:
             array = tensor.numpy().astype(np.float32)
-            quantization = weight_quantization(array, axis, self.scheme.weight)
+            quantization = weight_quantization(array, axis, self.scheme.weight, channels)
             dequantised = self._constant(key[0], array, quantization, self.scheme.weight, node)
             self._weights[key] = dequantised, quantization
         dequantised, quantization = self._weights[key]
@@ -217,11 +226,35 @@ def channel_axis(node: ir.Node, rank: int) -> int | None:
     return 1 if rank == 2 else None
 
 
-def weight_quantization(array: Array, axis: int | None, form: NumberFormat) -> Quantization:
-    """A weight's scales: one for each output channel, or a single one."""
+def weight_quantization(
+    array: Array, axis: int | None, form: NumberFormat, channels: int | None = None
+) -> Quantization:
+    """A weight's scales: one for each output channel, or a single one.
+
+    On a grid of powers of two a single scale is the one of least *relative* error, averaged over the output
+    channels: a finer one clips a few large values and keeps channels with small weights, in a depthwise
+    convolution whole channels, from being rounded away.
+
+    Args:
+        axis: of the channels that have a scale each; None for a single scale.
+        channels: the axis of the output channels.
+    """
     if axis is not None:
         return form.fit_channels(array, axis)
-    return form.fit(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
+    widest = form.fit(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
+    if form.grid != "power_of_two" or channels is None or not array.size:
+        return widest
+    finer = [replace(widest, scale=(widest.scale[0] / 2**halving,)) for halving in range(FINEST)]
+    rows = np.moveaxis(array.astype(np.float64), channels, 0).reshape(array.shape[channels], -1)
+    return min(finer, key=lambda q: _relative_error(rows, q, form))
+
+
+def _relative_error(rows: Array, quantization: Quantization, form: NumberFormat) -> float:
+    """Noise over signal, averaged over rows; a row counts 1 at most, which is what being zero costs."""
+    noise = ((dequantise(quantise(rows, quantization, form), quantization) - rows) ** 2).sum(axis=1)
+    power = (rows**2).sum(axis=1)
+    floor = max(1e-9 * float(power.max(initial=0.0)), np.finfo(np.float64).tiny)
+    return float(np.minimum(noise / np.maximum(power, floor), 1.0).mean())
 
 
 def _reads_integers(node: ir.Node, positions: Positions) -> bool:

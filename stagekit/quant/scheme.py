@@ -25,6 +25,8 @@ Bias = Literal["float", "int32"]
 SCHEME_OPTIONS: Mapping[str, Option] = {
     "activation": Option(str, "int8 activations are stored as int8 (default), uint8 or int16", affects_engine=False),
     "activation_symmetric": Option(bool, "zero point 0 for activations; true", affects_engine=False),
+    "weight": Option(str, "int8 weights are stored as int8 (default) or int16", affects_engine=False),
+    "headroom": Option(int, "bits left free above the range that calibration saw; 0", affects_engine=False),
     "bias": Option(str, "biases stay float (default) or become int32 with their own DQ", affects_engine=False),
     "grid": Option(str, "scales are float (default) or power_of_two", affects_engine=False),
     "per_channel": Option(bool, "a scale for each output channel of a weight; true", affects_engine=False),
@@ -38,12 +40,16 @@ class QuantScheme:
 
     The default is what every integer toolchain takes, TensorRT's among them: int8, symmetric, zero point 0,
     weights per output channel, biases left alone.
+
+    Args:
+        headroom: bits left free above an activation's range, for devices whose numbers wrap around.
     """
 
     activation: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
     weight: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
     bias: Bias = "float"
     per_channel: bool = True
+    headroom: int = 0
 
 
 def scheme_of(profile: Profile) -> QuantScheme:
@@ -56,11 +62,15 @@ def scheme_of(profile: Profile) -> QuantScheme:
     bias: Bias = _choice(profile, "bias", "float", get_args(Bias))
     activation = _choice(profile, "activation", "int8", ("int8", "uint8", "int16"))
     symmetric = bool(profile.options.get("activation_symmetric", True))
+    headroom = int(profile.options.get("headroom", 0))
+    if not 0 <= headroom <= 8:
+        raise UsageError(f"headroom must be from 0 to 8 bits, got {headroom}", where=f"profile {profile.name}")
     return QuantScheme(
         NumberFormat(activation, symmetric, grid),
-        NumberFormat("int8", True, grid),
+        NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid),
         bias,
         bool(profile.options.get("per_channel", True)),
+        headroom,
     )
 
 

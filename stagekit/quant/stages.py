@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
 from stagekit.errors import BundleError
@@ -71,7 +71,7 @@ def quantise_stages(
     hashes = chain_hashes(stages)
     for (name, graph), positions in zip(stages, places, strict=True):
         seen = {t: statistics_of(calibration, hashes[name], name, t) for t in positions.sources}
-        quantizations = {t: quantization_of(s, scheme.activation, calibration.method) for t, s in seen.items()}
+        quantizations = {t: _quantization(s, scheme, calibration.method) for t, s in seen.items()}
         quantizations |= {t: arriving[t] for t in positions.integer_inputs}
         known = {**seen, **{t: means[t] for t in positions.integer_inputs}}
         corrected = with_corrected_biases(graph, positions, known, scheme) if correct_biases else graph
@@ -109,6 +109,11 @@ def statistics_of(calibration: Calibration, hashes: Mapping[str, str], stage: st
             remedy="it was made by a version that quantised other tensors: calibrate again",
         )
     return found
+
+
+def _quantization(statistics: Statistics, scheme: QuantScheme, method: str) -> Quantization:
+    found = quantization_of(statistics, scheme.activation, method)
+    return replace(found, scale=tuple(s * 2**scheme.headroom for s in found.scale)) if scheme.headroom else found
 
 
 def _for_stage(patterns: Sequence[str], stage: str) -> list[str]:

@@ -69,6 +69,7 @@ def learn(
     *,
     data: str = "",
     class_weights: Tensor | None = None,
+    penalty: Callable[[], Tensor] | None = None,
     resume: bool = False,
     watch: Watch = lambda status: None,
 ) -> Progressed:
@@ -84,6 +85,7 @@ def learn(
         folder: for the checkpoints and ``log.csv``; made if it does not exist.
         data: digest of the data set, so that a run is not resumed on another one.
         class_weights: of the loss.
+        penalty: asked after each pass, and added to its loss.
         resume: goes on from the checkpoint in ``folder`` if there is one.
         watch: told about every step.
 
@@ -106,7 +108,7 @@ def learn(
         while at.steps < train.iterations:
             factor = rate_factor(at.steps, train.iterations, train.warmup, train.power)
             set_rates(optimizer, factor)
-            loss = _step(network, recipe, optimizer, islice(batches, train.accumulate), class_weights)
+            loss = _step(network, recipe, optimizer, islice(batches, train.accumulate), class_weights, penalty)
             spent = time.perf_counter() - start
             at = replace(at, steps=at.steps + 1, seconds=earlier + spent)
             if not math.isfinite(loss):
@@ -143,6 +145,7 @@ def _step(
     optimizer: Optimizer,
     batches: Iterator[tuple[Input, Tensor]],
     class_weights: Tensor | None,
+    penalty: Callable[[], Tensor] | None,
 ) -> float:
     """One optimizer step; the mean loss of its passes."""
     device = next(network.head.parameters()).device
@@ -157,6 +160,8 @@ def _step(
             interim_weights=recipe.method.interim_weight,
             class_weights=class_weights,
         )
+        if penalty is not None:
+            loss = loss + penalty().to(loss.device)
         (loss / recipe.train.accumulate).backward()  # type: ignore[no-untyped-call]
         total += loss.detach() / recipe.train.accumulate
     optimizer.step()

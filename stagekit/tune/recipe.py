@@ -212,6 +212,31 @@ class TrainSection(Section):
         return self
 
 
+class ThroughSection(Section):
+    """``[through]``: the frozen stages in integers, as a calibration record makes them; method ``spm`` or ``head``.
+
+    Attributes:
+        record: the ``X.calib`` folder; none tunes in floats, with nothing of this section.
+        stages: the ``X.stages`` folder that the record was made on; exported anew if left out.
+        profiles: int8 profiles whose stages the task shall run on; the first is simulated. They may differ in
+            nothing but how biases are stored.
+        simulate: compute the stages in simulated integers; otherwise in floats, and the ranges are only a bound.
+        bound: weight of the penalty on values of frozen tensors outside the record's ranges.
+    """
+
+    record: Path | None = None
+    stages: Path | None = None
+    profiles: tuple[str, ...] = Field(("ort-int8", "ov-int8"), min_length=1)
+    simulate: bool = True
+    bound: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _does_something(self) -> ThroughSection:
+        if not self.simulate and not self.bound:
+            raise ValueError("with simulate = false, bound must be above 0: nothing would change otherwise")
+        return self
+
+
 class EvaluateSection(Section):
     """``[evaluate]``: how an image is predicted.
 
@@ -234,17 +259,29 @@ class Recipe(Section):
     head: HeadSection = HeadSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+    through: ThroughSection = ThroughSection()
+
+    @model_validator(mode="after")
+    def _through_frozen_stages(self) -> Recipe:
+        if self.through.record is not None and not self.method.frozen:
+            raise ValueError("through.record: a backbone that learns has no calibrated stages; use method spm or head")
+        return self
 
     def portable(self) -> dict[str, Any]:
         """All choices as JSON, with files by name alone: what a manifest may say."""
         stated = self.model_dump(mode="json")
         stated["data"]["folder"] = self.data.folder.name
         stated["backbone"]["weights"] = Path(self.backbone.weights).name
+        if self.through.record is None:
+            del stated["through"]
+        else:
+            stated["through"]["record"] = self.through.record.name
+            stated["through"]["stages"] = self.through.stages.name if self.through.stages else None
         return stated
 
     def digest(self) -> str:
-        """SHA-256 (hex) of everything that decides the result."""
+        """SHA-256 (hex) of what decides the result; a run that time ended goes on when it is given more."""
         stated = self.portable()
-        for harmless in ("workers", "cache_megabytes"):
+        for harmless in ("workers", "cache_megabytes", "minutes"):
             del stated["train"][harmless]
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()

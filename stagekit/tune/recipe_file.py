@@ -14,6 +14,9 @@ from pydantic import ValidationError
 from stagekit.errors import UsageError
 from stagekit.tune.recipe import Recipe, Section
 
+_PATHS = (("data", "folder"), ("backbone", "weights"), ("through", "record"), ("through", "stages"))
+"""Keys whose values are relative to the recipe's file."""
+
 
 def read_recipe(
     path: str | PathLike[str], overrides: Iterable[str] = (), data: str | PathLike[str] | None = None
@@ -39,7 +42,7 @@ def read_recipe(
         _set(stated, override)
     if data is not None:
         stated.setdefault("data", {})["folder"] = str(Path(data).absolute())
-    for section, key in (("data", "folder"), ("backbone", "weights")):
+    for section, key in _PATHS:
         value = stated.get(section, {}).get(key) if isinstance(stated.get(section), dict) else None
         if isinstance(value, str) and value != "packaged":
             stated[section][key] = str(file.parent / value)

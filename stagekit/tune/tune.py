@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest
+from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest, ThroughEntry
 from stagekit.data.dataset import Dataset
 from stagekit.data.geometry import Geometry
 from stagekit.data.layouts import open_dataset
@@ -33,6 +33,7 @@ from stagekit.tune.predict import predictor
 from stagekit.tune.recipe import Recipe
 from stagekit.tune.schedule import class_weights
 from stagekit.tune.score import metrics, score
+from stagekit.tune.through import ThroughNetwork, frozen_stages, last_segment
 
 
 def tune(
@@ -47,7 +48,8 @@ def tune(
     """Learns a task and writes it to ``output`` (``X.task``); checkpoints and log go to ``X.tuning`` beside it.
 
     With method ``full`` or ``scratch`` the backbone that was learned is written to ``X.stages`` beside it: the task
-    fits no other.
+    fits no other. With ``through.record`` the frozen stages run in simulated integers, metrics included, and the task
+    is bound to them.
 
     Args:
         recipe: from :func:`stagekit.tune.recipe_file.read_recipe`.
@@ -72,7 +74,13 @@ def tune(
         backbone = create_backbone(recipe.backbone, recipe.method, recipe.train.seed)
     before = backbone_id(backbone)
     network = create_network(recipe, backbone, len(frequencies), torch.from_numpy(frequencies).float())
-    at = train(network, recipe, dataset, frequencies, output.with_suffix(".tuning"), resume, progress, watch)
+    stages = None
+    learner = network
+    if recipe.through.record is not None:
+        stages = frozen_stages(backbone, recipe.through, last_segment(network), progress)
+        learner = ThroughNetwork(network, stages, recipe.through.bound)
+    at = train(learner, recipe, dataset, frequencies, output.with_suffix(".tuning"), resume, progress, watch)
+    learner.cpu()
     network.cpu().requires_grad_(False)
     after = backbone_id(backbone)
     if recipe.method.frozen and after != before:
@@ -80,8 +88,9 @@ def tune(
             f"the frozen backbone changed while tuning: its id was {before[:16]}, now it is {after[:16]}",
             where=recipe.task.name,
         )
-    scores = final_scores(network, recipe, dataset, progress)
-    return _write(network, recipe, dataset, frequencies, output, after, at, scores, progress)
+    scores = final_scores(learner, recipe, dataset, progress)
+    bound = stages.entry if stages else None
+    return _write(network, recipe, dataset, frequencies, output, after, at, scores, bound, progress)
 
 
 def train(
@@ -111,6 +120,7 @@ def train(
         run,
         data=dataset.digest(),
         class_weights=None if weights is None else weights.to(device),
+        penalty=network.penalty if isinstance(network, ThroughNetwork) and network.bound else None,
         resume=resume,
         watch=watch,
     )
@@ -168,6 +178,7 @@ def _write(
     identity: str,
     at: Progressed,
     scores: tuple[Metric, ...],
+    through: ThroughEntry | None,
     progress: Progress,
 ) -> TaskManifest:
     classes = dataset.classes
@@ -188,6 +199,7 @@ def _write(
         classes=[ClassEntry(name=n, color=c) for n, c in zip(classes.names, classes.palette, strict=True)],
         prior=[float(share) for share in frequencies],
         metrics=scores,
+        through=through,
         provenance={
             "recipe": recipe.portable(),
             "data": {"digest": at.data, "source": classes.source, "license": classes.license},

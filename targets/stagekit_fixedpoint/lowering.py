@@ -8,7 +8,7 @@ ReLU, constant factors) is folded, and the QuantizeLinear turns it into one inte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -242,7 +242,14 @@ class Builder:
         return out.name
 
     def complete(self, value: Pending, out: Tensor) -> None:
-        """Emits the step of a pending accumulator."""
+        """Emits the step of a pending accumulator, and those of its limits by channel."""
+        from stagekit_fixedpoint.limits import emit_limits
+
+        if value.limits is not None:
+            wider = self.like(out, f"{out.name}/unlimited", out.shape)
+            self.complete(replace(value, limits=None), wider)
+            emit_limits(self, value.name, wider, out, value.limits)
+            return
         stage = factors.requantize(self.arithmetic, value.unit, out, value.low, value.high, value.multiplier)
         bias = np.zeros(1, np.int64)
         if value.bias is not None:

@@ -6,7 +6,7 @@ import operator
 
 import onnx_ir as ir
 
-from stagekit_fixedpoint import elementwise, moves, products, quantization, sequence, spatial
+from stagekit_fixedpoint import elementwise, limits, moves, products, quantization, sequence, spatial
 from stagekit_fixedpoint.lowering import Builder, RuleTable
 from stagekit_fixedpoint.values import Refused, Value
 
@@ -28,6 +28,7 @@ RULES: RuleTable = {
     "Div": elementwise.arithmetic_rule(operator.truediv),
     "Pow": elementwise.arithmetic_rule(operator.pow),
     **dict.fromkeys(("Relu", "Clip"), elementwise.clip),
+    "Min": limits.minimum,
     **{name: elementwise.function_rule(function) for name, function in elementwise.FUNCTIONS.items()},
     "Cast": elementwise.cast,
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), spatial.max_pool),

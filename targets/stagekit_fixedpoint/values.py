@@ -67,6 +67,7 @@ class Pending:
         axis: of the channels, counting the batch.
         bias: what is still to be added, in real numbers; None where the step cannot add one.
         low, high: a folded clamp in real numbers.
+        limits: an upper limit for each channel, for which steps of their own follow; None without.
         multiplier: whether this operation may use one where a shift is not enough.
         joined: as in :class:`Stored`.
     """
@@ -81,6 +82,7 @@ class Pending:
     high: float = inf
     multiplier: bool = False
     joined: bool = False
+    limits: Reals | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -121,3 +121,19 @@ def test_a_picture_that_is_gone_is_said_and_not_fatal(pictured: tuple[list[Any],
     shown, missing = galleries([(r, root) for r in results])
     assert shown == []
     assert "the picture north of landcover cannot be shown" in missing[0]
+
+
+def test_an_emulated_device_is_summed_up_by_what_it_is_modelled_to_take() -> None:
+    from stagekit.bench.compare import warnings
+    from stagekit.bench.modelled import NAME
+    from stagekit.bench.results import ScenarioResult
+
+    real = made("dpu")
+    foretold = ScenarioResult(scenario=NAME, figures={"p50": Figure(value=0.002, unit="s", kind="modelled")})
+    facts = real.deployment.model_copy(update={"emulates": "modelled for dpu-b4096"})
+    emulated = real.model_copy(update={"deployment": facts, "scenarios": (foretold, *real.scenarios)})
+    table = tables([emulated])[0]
+    cell = table.rows[0][table.headings.index("p50 ms")]
+    assert (cell.text, cell.kind) == ("2", "modelled")
+    assert charts([emulated])[0].data[0]["marker"]["symbol"] == "circle-open"
+    assert warnings([emulated]) == ["dpu is emulated here (modelled for dpu-b4096): measured times are the emulator's"]

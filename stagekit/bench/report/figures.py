@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.bench.report.tables import latency_scenario, mean_miou, significant
+from stagekit.bench.report.tables import headline, latency_scenario, mean_miou, significant
 from stagekit.bench.results import Figure, Result
 
 Trace = dict[str, Any]
 POINTS = 400
 """Points of a distribution that are drawn."""
+
+NAMED = 4
+"""Points of the latency and accuracy picture that have their names beside them; more are told apart by a legend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +53,32 @@ def _paired(drawn: Sequence[Chart]) -> list[Chart]:
 
 def pareto(results: Sequence[Result]) -> Chart:
     """Accuracy over latency; up and to the left is better."""
+    few = len(results) <= NAMED
     data: list[Trace] = []
     for index, r in enumerate(results):
-        s, miou = latency_scenario(r), mean_miou(r)
+        s, miou = headline(r), mean_miou(r)
         if s is None or miou is None:
             continue
         p50 = s.figures["p50"]
+        tasks = ", ".join(a.task for a in r.accuracy)
         data.append(
             {
-                **_line(r.deployment.name, index, mode="markers+text"),
+                **_line(r.deployment.name, index, mode="markers+text" if few else "markers"),
                 "x": [1e3 * p50.value],
                 "y": [100 * miou.value],
                 "text": [r.deployment.name],
                 "textposition": "top center",
                 "cliponaxis": False,
                 "error_x": _bars([p50], 1e3),
-                "marker": {"size": 12, "symbol": ["circle", "square", "diamond", "cross"][index % 4]},
-                "hovertemplate": f"{r.deployment.target} {r.deployment.precision}<br>%{{x:.2f}} ms, mIoU %{{y:.1f}} %"
-                "<extra></extra>",
+                "marker": {"size": 12, "symbol": _symbol(index, p50)},
+                "hovertemplate": f"{r.deployment.name}: {r.deployment.target} {r.deployment.precision}, {tasks}<br>"
+                f"%{{x:.2f}} ms ({p50.kind}), mIoU %{{y:.1f}} %<extra></extra>",
             }
         )
     layout = {
         "xaxis": {"title": {"text": "p50, ms"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "mIoU, %"}},
-        "showlegend": False,
+        "showlegend": not few,
     }
     if data:
         top = max(t["x"][0] + t["error_x"]["array"][0] for t in data)
@@ -81,7 +86,10 @@ def pareto(results: Sequence[Result]) -> Chart:
         middle = sum(y for t in data for y in t["y"]) / len(data)
         reach = max(2.0, 1.6 * max(abs(y - middle) for t in data for y in t["y"]))
         layout["yaxis"]["range"] = [middle - reach, middle + reach]  # type: ignore[index]
-    caption = "Mean mIoU of the tasks over median latency of an image with all tasks. Up and left is better. Measured."
+    caption = (
+        "Mean mIoU of the tasks over median latency of an image with all tasks. Up and left is better."
+        " Filled: measured; hollow: latency modelled."
+    )
     return Chart("pareto", "Latency and accuracy", caption, data, layout)
 
 
@@ -244,7 +252,7 @@ def classes(results: Sequence[Result]) -> list[Chart]:
                         "color": index,
                         "x": list(a.per_class),
                         "y": [None if v is None else 100 * v for v in iou],
-                        "text": ["" if v is None else significant(100 * v, 2) for v in iou],
+                        "text": ["" if v is None or len(results) > NAMED else significant(100 * v, 2) for v in iou],
                         "textposition": "outside",
                         "cliponaxis": False,
                         "hovertemplate": "%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
@@ -254,6 +262,11 @@ def classes(results: Sequence[Result]) -> list[Chart]:
         caption = "A class that occurs in neither truth nor prediction has no bar. Measured."
         made.append(Chart(f"classes-{task}", f"Accuracy by class: {task}", caption, data, layout))
     return made
+
+
+def _symbol(index: int, latency: Figure) -> str:
+    shape = ("circle", "square", "diamond", "cross")[index % 4]
+    return shape if latency.kind == "measured" else f"{shape}-open"
 
 
 def _line(name: str, color: int, mode: str = "lines") -> Trace:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagekit.bench.compare import changes, pairs, warnings
+from stagekit.bench.modelled import NAME
 from stagekit.bench.results import Figure, Result, ScenarioResult
 
 DASH = "\u2013"
@@ -78,9 +79,9 @@ def summary(results: Sequence[Result]) -> Table:
     several = len({r.device.accelerator or r.device.cpu for r in results}) > 1
     rows = []
     for r in results:
-        single = latency_scenario(r)
-        offline = r.scenario("Offline") or single
-        server = r.scenario("Server")
+        single = headline(r)
+        offline = single if r.deployment.emulates else r.scenario("Offline") or single
+        server = None if r.deployment.emulates else r.scenario("Server")
         memory = r.memory
         grown = Figure(value=max(0, memory.opened - memory.before), unit="B") if memory else None
         rows.append(
@@ -235,6 +236,11 @@ def latency_scenario(result: Result) -> ScenarioResult | None:
     named = ("SingleStream", "ClosedLoop", "Arrivals", "Server", "MultiStream")
     found = [result.scenario(n, reuse) for reuse in (True, False) for n in named]
     return next((s for s in found if s and s.samples.latency), None)
+
+
+def headline(result: Result) -> ScenarioResult | None:
+    """What a deployment is summed up by: of an emulated device what it is modelled to take, if that is known."""
+    return result.scenario(NAME) if result.deployment.emulates else latency_scenario(result)
 
 
 def mean_miou(result: Result) -> Figure | None:

@@ -1,0 +1,103 @@
+"""mIoU of whole tasks with their stages in fixed point: int8 on a power-of-two grid, int16, against floats.
+
+Stages run on the emulated device, SPMs and heads in float on the CPU, as ``stagekit run`` does it. Rows of the
+table: task, backbone, target, profile, method, equalised, images, miou_float, miou_int8 (also for 16 bits), drop,
+integer_share (of the frozen stages' multiply-accumulates, all of them on the device). mIoU is over the data set's
+test split, in percent, in the images' own size; ranges come from its train split.
+
+    python benchmarks/fixedpoint_accuracy.py --case lite0.stages landcover.task data/landcover --json out.json
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from stagekit_calib.chain import open_chain
+from stagekit_calib.readers import from_path
+from stagekit_calib.run import calibrate
+
+from stagekit.build.compile import compile
+from stagekit.bundle import TaskManifest, read_manifest
+from stagekit.data.folder import Folder
+from stagekit.data.metrics import Confusion
+from stagekit.quant.record import save
+from stagekit.quant.scheme import scheme_of
+from stagekit.quant.stages import quantise_stages
+from stagekit.session import Session
+from stagekit.store import Store
+from stagekit.target import load_profile
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--case", "cases", type=(PATH, PATH, PATH), multiple=True, required=True, help="STAGES TASK DATA")
+@click.option("--profile", "profiles", multiple=True, default=["dpu-b4096-zcu104", "hls-16-6"], show_default=True)
+@click.option("--method", "methods", multiple=True, default=["mse"], show_default=True)
+@click.option("--equalise/--plain", "equalised", multiple=True, default=[True], help="Even out the weights first.")
+@click.option("--limit", default=48, show_default=True, help="Calibration images.")
+@click.option("--json", "path", type=PATH, help="Write the rows here.")
+def main(
+    cases: tuple[tuple[Path, Path, Path], ...],
+    profiles: tuple[str, ...],
+    methods: tuple[str, ...],
+    equalised: tuple[bool, ...],
+    limit: int,
+    path: Path | None,
+) -> None:
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = Store(folder / "store")
+        for stages, task, data in cases:
+            expected = miou(stages, task, data, folder, store, profile="ort-f32")
+            for even in equalised:
+                chain = open_chain(stages, [task], equalised=even)
+                record = calibrate(chain, from_path(data, limit=limit))
+                for method in methods:
+                    given = replace(record, method=method)
+                    save(given, folder / "bench.calib")
+                    for profile in profiles:
+                        scheme = scheme_of(load_profile(profile))
+                        kept = {"calibration": folder / "bench.calib", "adapter_target": "onnxruntime"}
+                        measured = miou(stages, task, data, folder, store, profile=profile, **kept)
+                        row = {
+                            "task": read_manifest(task, TaskManifest).name,
+                            "backbone": chain.manifest.name,
+                            "target": "fixedpoint",
+                            "profile": profile,
+                            "method": method,
+                            "equalised": even,
+                            "images": record.data[0].images,
+                            "miou_float": round(expected, 4),
+                            "miou_int8": round(measured, 4),
+                            "drop": round(expected - measured, 4),
+                            "integer_share": quantise_stages(chain.stages, given, scheme).integer_share,
+                        }
+                        rows.append(row)
+                        click.echo("  " + ", ".join(f"{k} {v}" for k, v in row.items()), err=True)
+    text = json.dumps({"rows": rows}, indent=1)
+    if path:
+        path.write_text(text + "\n")
+    click.echo(text)
+
+
+def miou(stages: Path, task: Path, data: Path, folder: Path, store: Store, **options: Any) -> float:
+    """Percent over the test split, of a deployment run by a session."""
+    output, name = folder / "run.deploy", read_manifest(task, TaskManifest).name
+    compile([stages, task], output=output, store=store, **options)
+    images = Folder.open(data)
+    counts = Confusion(len(images.classes.names))
+    with Session(output) as session:
+        for sample in images.samples("test"):
+            counts.update(session.run(sample.image)[name], sample.mask)
+    return 100 * counts.miou()
+
+
+if __name__ == "__main__":
+    main()

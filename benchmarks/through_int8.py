@@ -1,0 +1,162 @@
+"""A task added to a record that was made without it: four ways to int8, tuned equally long.
+
+Rows: task, backbone, target, profile, method, calibration, iterations, bound, seed, threads, tuning_seconds,
+miou_float, miou_int8, drop (points), worst_saturation. mIoU is over the data set's test split, in percent, in the
+images' own size, by a session over the compiled deployment. ``drop`` is against the float task (``miou_float``,
+tuned equally long, on the same target in floats). ``worst_saturation`` is the largest share (percent) of a frozen
+tensor's values beyond its range, for images of the train split.
+
+    python benchmarks/through_int8.py examples/sea.toml lite0.stages --data data/sea \\
+        --first landcover.task data/landcover --iterations 150 --json out.json
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from calibration import FLOAT, score
+from stagekit_calib.audit import saturation
+from stagekit_calib.chain import open_chain
+from stagekit_calib.readers import from_path
+from stagekit_calib.run import calibrate, extend
+
+from stagekit.build.compile import compile
+from stagekit.bundle import StagesManifest, TaskManifest, read_manifest
+from stagekit.cpu import instruction_sets
+from stagekit.data.folder import Folder
+from stagekit.quant.record import Audit, Calibration, save, task_binding
+from stagekit.quant.scheme import scheme_of
+from stagekit.session import Session
+from stagekit.store import Store
+from stagekit.target import load_profile
+from stagekit.tune.recipe_file import read_recipe
+from stagekit.tune.tune import tune
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("recipe", type=PATH)
+@click.argument("stages", type=PATH)
+@click.option("--data", type=PATH, required=True, help="The recipe's data set.")
+@click.option("--first", type=(PATH, PATH), required=True, help="TASK DATA that the record is made of.")
+@click.option("--iterations", default=150, show_default=True)
+@click.option("--bound", default=1.0, show_default=True, help="Weight of the penalty in range-bound tuning.")
+@click.option("--method", default="percentile", show_default=True, help="Calibration method.")
+@click.option("--limit", default=48, show_default=True, help="Calibration images.")
+@click.option("--set", "overrides", multiple=True, help="Further overrides of the recipe.")
+@click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
+@click.option("--work", type=PATH, help="Keep tasks and records here.")
+@click.option("--json", "path", type=PATH, help="Write the rows here.")
+def main(
+    recipe: Path,
+    stages: Path,
+    data: Path,
+    first: tuple[Path, Path],
+    iterations: int,
+    bound: float,
+    method: str,
+    limit: int,
+    overrides: tuple[str, ...],
+    profiles: tuple[str, ...],
+    work: Path | None,
+    path: Path | None,
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = calibrate(open_chain(stages, [first[0]]), from_path(first[1], limit=limit), method, name="first")
+        save(record, folder / "first.calib")
+        simulated = (f"through.record='{folder / 'first.calib'}'", f"through.stages='{stages}'")
+        simulated = tuple(text.replace(str(folder), str(folder.absolute())) for text in simulated)
+        variants = {
+            "float": (),
+            "range-bound": (*simulated, "through.simulate=false", f"through.bound={bound}"),
+            "through int8": simulated,
+        }
+        rows: list[dict[str, Any]] = []
+        bench = Bench(folder, stages.absolute(), data, limit)
+        tasks, seconds = {}, {}
+        for name, added in variants.items():
+            tasks[name] = folder / f"{name.replace(' ', '-')}.task"
+            chosen = read_recipe(recipe, (f"train.iterations={iterations}", *overrides, *added), data)
+            begun = time.perf_counter()
+            tune(chosen, tasks[name])
+            seconds[name] = time.perf_counter() - begun
+            click.echo(f"  {name} tuned in {seconds[name]:.0f} s", err=True)
+        grown = extend(record, open_chain(stages, [tasks["float"]]), from_path(data, limit=limit))
+        for profile in profiles:
+            expected = bench.miou(tasks["float"], FLOAT[profile], None)
+            for label, variant, made in (
+                ("before extend", "float", bench.allowing(record, tasks["float"])),
+                ("after extend", "float", grown),
+                ("range-bound", "range-bound", bench.allowing(record, tasks["range-bound"])),
+                ("through int8", "through int8", record),
+            ):
+                found = bench.miou(tasks[variant], profile, made)
+                row = {
+                    "task": read_manifest(tasks[variant], TaskManifest).name,
+                    "backbone": bench.backbone,
+                    "target": load_profile(profile).target,
+                    "profile": profile,
+                    "method": label,
+                    "calibration": method,
+                    "iterations": iterations,
+                    "bound": bound if variant == "range-bound" else 0.0,
+                    "seed": chosen.train.seed,
+                    "threads": torch.get_num_threads(),
+                    "tuning_seconds": round(seconds[variant], 1),
+                    "miou_float": round(expected, 3),
+                    "miou_int8": round(found, 3),
+                    "drop": round(expected - found, 3),
+                    "worst_saturation": round(bench.worst(made, tasks[variant], profile), 3),
+                }
+                rows.append(row)
+                click.echo("  " + ", ".join(f"{k} {v}" for k, v in row.items()), err=True)
+    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    click.echo(text)
+
+
+class Bench:
+    """Compiles and measures tasks over one chain of stages."""
+
+    def __init__(self, folder: Path, stages: Path, data: Path, limit: int) -> None:
+        self.folder, self.stages, self.limit = folder, stages, limit
+        self.data = Folder.open(data)
+        self.backbone = read_manifest(stages, StagesManifest).name
+        self.store = Store(folder / "store")
+
+    def miou(self, task: Path, profile: str, record: Calibration | None) -> float:
+        """Percent, of a deployment run by a session."""
+        output, saved = self.folder / "run.deploy", self.folder / "run.calib"
+        if record is not None:
+            save(record, saved)
+        calibration = None if record is None else saved
+        compile([self.stages, task], profile=profile, output=output, calibration=calibration, store=self.store)
+        name = read_manifest(task, TaskManifest).name
+        with Session(output) as session:
+            return score(self.data, lambda image: session.run(image)[name])
+
+    def allowing(self, record: Calibration, task: Path) -> Calibration:
+        """The record as it is, past the refusal of a task that it does not cover."""
+        binding = task_binding(read_manifest(task, TaskManifest))
+        return replace(record, audits=(Audit(task=binding, images=1, worst=0.0, tensor="measured"),))
+
+    def worst(self, record: Calibration, task: Path, profile: str) -> float:
+        """The largest share of a frozen tensor's values that saturates, in percent; the task in floats."""
+        seen = calibrate(open_chain(self.stages, [task]), from_path(self.data.root, limit=self.limit), record.method)
+        return 100 * saturation(record, seen, scheme_of(load_profile(profile)))[0].share
+
+
+if __name__ == "__main__":
+    main()
