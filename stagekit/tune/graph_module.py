@@ -55,8 +55,8 @@ class GraphModule(nn.Module):
         read = {name for step in self._steps for name in step.inputs}
         for name in [n for n, c in self._constants.items() if n not in read or c.is_floating_point()]:
             constant = self._constants.pop(name)
-            # A scale stays where it can be read without waiting for a device.
-            if name in read and constant.numel() > 1:
+            # A scalar stays on the host: a scale is read there, and torch takes one beside any device's tensors.
+            if name in read and constant.dim() > 0:
                 self._weights[name] = f"weight{len(self._weights)}"
                 self.register_buffer(self._weights[name], constant, persistent=False)
             elif name in read:

@@ -7,6 +7,7 @@ value beyond the last level has no gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -215,7 +216,7 @@ OPERATORS: Mapping[str, Operator] = {
     "DequantizeLinear": _dequantize_linear,
     "Div": lambda i, a: i[0] / i[1],
     "Erf": lambda i, a: torch.erf(i[0]),
-    "Flatten": lambda i, a: i[0].flatten(1) if a.get("axis", 1) == 1 else i[0].reshape(1, -1),
+    "Flatten": lambda i, a: i[0].reshape(math.prod(i[0].shape[: a.get("axis", 1)]), -1),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda i, a: i[0].mean(tuple(range(2, i[0].dim())), keepdim=True),
     "Identity": lambda i, a: i[0],

@@ -18,7 +18,7 @@ DISTRIBUTIONS = {
 
 REMEDY = (
     "TensorRT-RTX builds without a GPU and is on PyPI:  pip install 'stagekit[tensorrt-rtx]'\n"
-    "     TensorRT needs the GPU, and NVIDIA's own index:  pip install tensorrt --extra-index-url https://pypi.nvidia.com"
+    "     TensorRT 10.x or 11.x needs the GPU:  install it as the guide on docs.nvidia.com/deeplearning/tensorrt says"
 )
 
 

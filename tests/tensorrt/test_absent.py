@@ -44,7 +44,7 @@ def three_lines(text: str) -> list[str]:
     lines = text.strip().splitlines()[-3:]
     assert "no TensorRT is installed" in lines[0]
     assert "pip install 'stagekit[tensorrt-rtx]'" in lines[1]
-    assert "https://pypi.nvidia.com" in lines[2]
+    assert "docs.nvidia.com" in lines[2]
     return lines
 
 

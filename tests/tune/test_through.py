@@ -153,6 +153,59 @@ def test_the_operators_of_a_transformer_agree_with_onnx_runtime() -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
+IMAGE, ROWS = [2, 6, 9, 8], [2, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "attributes", "constants"),
+    [
+        ("AveragePool", IMAGE, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}, []),
+        ("AveragePool", IMAGE, {"kernel_shape": [2, 2], "count_include_pad": 1, "pads": [1, 1, 1, 1]}, []),
+        ("Clip", IMAGE, {}, [np.float32(-0.5), np.float32(0.7)]),
+        ("Conv", IMAGE, {"group": 3, "pads": [0, 1, 1, 2], "strides": [2, 1]}, [np.ones((6, 2, 3, 3), np.float32)]),
+        ("Conv", ROWS, {"dilations": [2], "pads": [1, 1]}, [np.ones((3, 5, 2), np.float32)]),
+        ("Flatten", ROWS, {"axis": 2}, []),
+        ("GlobalAveragePool", IMAGE, {}, []),
+        ("Identity", ROWS, {}, []),
+        ("LayerNormalization", ROWS, {"axis": -1}, [np.arange(4, dtype=np.float32)]),
+        ("MaxPool", IMAGE, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}, []),
+        ("MaxPool", IMAGE, {"kernel_shape": [3, 2], "pads": [0, 0, 1, 1], "ceil_mode": 0}, []),
+        ("Min", ROWS, {}, [np.zeros((1, 5, 1), np.float32)]),
+        ("Pow", ROWS, {}, [np.float32(2)]),
+        ("ReduceMean", ROWS, {"keepdims": 0}, [np.array([1], np.int64)]),
+        ("ReduceMean", ROWS, {}, [np.array([-1], np.int64)]),
+        ("Relu", ROWS, {}, []),
+        ("Reshape", ROWS, {}, [np.array([0, 2, -1], np.int64)]),
+        ("Sigmoid", ROWS, {}, []),
+        ("Slice", ROWS, {}, [np.array(v, np.int64) for v in ([0, 1], [9, 4], [1, 2], [2, 1])]),
+        ("Softmax", ROWS, {"axis": 1}, []),
+        ("Split", ROWS, {"axis": 1}, [np.array([2, 3], np.int64)]),
+        ("Squeeze", [2, 1, 3], {}, [np.array([1], np.int64)]),
+        ("Sub", ROWS, {}, [np.ones(4, np.float32)]),
+        ("Tanh", ROWS, {}, []),
+        ("Transpose", ROWS, {}, []),
+        ("Unsqueeze", ROWS, {}, [np.array([0, -1], np.int64)]),
+    ],
+)
+def test_an_operator_agrees_with_onnx_runtime(
+    operator: str, shape: list[int], attributes: dict[str, Any], constants: list[Any]
+) -> None:
+    results = ["y", "z"] if operator == "Split" else ["y"]
+    names = [f"c{i}" for i in range(len(constants))]
+    node = helper.make_node(operator, ["x", *names], results, **attributes)
+    held = [numpy_helper.from_array(np.asarray(c), n) for c, n in zip(constants, names, strict=True)]
+    edges = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in results]
+    model = helper.make_model(
+        helper.make_graph([node], "g", edges, found, held), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
+    graph = from_proto(onnx.shape_inference.infer_shapes(model), "test")
+    value = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    expected, _ = OrtGraph(graph).run([value])
+    for one, other in zip(GraphModule(graph)(torch.from_numpy(value)), expected, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, atol=1e-5)
+
+
 def test_an_operator_that_is_not_known_is_named() -> None:
     edges = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
     graph = helper.make_graph([helper.make_node("Sinh", ["x"], ["y"], name="odd")], "g", edges[:1], edges[1:])
@@ -245,7 +298,7 @@ def test_a_bound_pulls_values_into_the_ranges(
         optimizer.zero_grad()
         penalty.backward()
         optimizer.step()
-        penalties.append(float(penalty))
+        penalties.append(penalty.item())
     assert penalties[-1] < 0.5 * penalties[0]
 
 
@@ -280,3 +333,11 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     text = '[task]\nname = "t"\n[backbone]\nname = "lite0"\n[data]\nfolder = "d"\n[through]\nrecord = "a.calib"\n'
     (tmp_path / "r.toml").write_text(text)
     assert read_recipe(tmp_path / "r.toml").through.record == tmp_path / "a.calib"
+
+
+def test_the_option_reaches_the_recipe(stagekit: Callable[..., Any], through: dict[str, Any], tmp_path: Path) -> None:
+    text = '[task]\nname = "t"\n[backbone]\nname = "lite0"\n[data]\nfolder = "d"\n[method]\nkind = "full"\n'
+    (tmp_path / "r.toml").write_text(text)
+    refused = stagekit("tune", tmp_path / "r.toml", "--through", through["record"])
+    assert refused.code == 2
+    assert "through.record: a backbone that learns" in refused.err
