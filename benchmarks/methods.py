@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 import torch
-from methods_plan import ITERATIONS, Cell, grid, plan, recipe
+from methods_plan import ITERATIONS, LONG, Cell, grid, plan, recipe
 from methods_report import render
 
 from stagekit.data.dataset import Dataset

@@ -206,7 +206,8 @@ def _cell(
     chosen = [p for p in paths if not cell.tasks or not p.name.endswith(".task") or p.stem in cell.tasks]
     compile(chosen, profile=cell.profile.name, output=deployment, calibration=int8)
     arguments = ["--seconds", options.seconds, "--queries", options.queries, "--rounds", options.rounds]
-    arguments += [x for d in data for x in ("--data", d)] + [x for t in cell.tasks for x in ("--task", t)]
+    arguments += [x for d in _data_for(cell.tasks, data) for x in ("--data", d)]
+    arguments += [x for t in cell.tasks for x in ("--task", t)]
     arguments += [x for s in options.scenarios for x in ("--scenario", s) if s != "Server" or options.slo]
     arguments += [x for p in paths for x in ("--bundle", p)]
     for flag, value in (("--split", options.split), ("--mix", options.mix), ("--arrivals", options.arrivals)):
@@ -224,6 +225,11 @@ def _cell(
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         raise StagekitError(done.stderr.strip()[-500:] or f"it ended with {done.returncode}", where=cell.name)
+
+
+def _data_for(tasks: Sequence[str], data: Sequence[str]) -> list[str]:
+    """What is given for some tasks: without what names another."""
+    return [d for d in data if not tasks or "=" not in d or Path(d).exists() or d.partition("=")[0] in tasks]
 
 
 def _shown(found: Sequence[Result]) -> list[Table]:

@@ -88,7 +88,7 @@ def _write(read: list[tuple[results.Result, Path]], output: Path, title: str) ->
     if output.suffix == ".html":
         write_page(read, output, title)
     elif output.suffix == ".md":
-        output.write_text(markdown(given), encoding="utf-8")
+        output.write_text(f"# {title}\n\n{markdown(given)}", encoding="utf-8")
     elif output.suffix == ".csv":
         write_csv(given, output)
     else:

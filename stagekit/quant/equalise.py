@@ -30,6 +30,10 @@ LARGEST_FACTOR = 64.0
 """Beyond, a channel is as good as dead, and scaling it up would only amplify rounding."""
 
 
+BIAS_SHARE = 0.25
+"""A bias counts as a range too, at this share of what it is next to the others': where biases share one scale of few
+bits, a channel of small weights and a large bias, scaled up, would cost all others theirs."""
+
 NORMAL_REACH = 4.0
 """Standard deviations that nearly all of a normalised channel lies within."""
 
@@ -118,6 +122,8 @@ def _balance(graph: ir.Graph, pair: Pair) -> Array:
     groups = pair.second.attributes.get_int("group", 1)
     by_input = _by_input(second, groups)
     one = np.abs(first).reshape(first.shape[0], -1).max(axis=1)
+    if len(pair.first.inputs) > 2 and pair.first.inputs[2] is not None:
+        one = np.maximum(one, BIAS_SHARE * _in_units_of(one, np.abs(_float(pair.first, 2))))
     two = np.abs(by_input).reshape(by_input.shape[0], -1).max(axis=1)
     alive = (one > 0) & (two > 0)
     factors = np.ones(one.size)
@@ -129,6 +135,14 @@ def _balance(graph: ir.Graph, pair: Pair) -> Array:
     per_output = np.repeat(factors.reshape(groups, -1), second.shape[0] // groups, axis=0)
     _replace(graph, pair.second, 1, second * per_output.reshape(second.shape[:2] + (1,) * (second.ndim - 2)))
     return factors
+
+
+def _in_units_of(ranges: Array, bias: Array) -> Array:
+    """Magnitudes of biases, scaled so that the median of those that are not zero is that of the weights' ranges."""
+    some, known = bias[bias > 0], ranges[ranges > 0]
+    if bias.size != ranges.size or not some.size or not known.size:
+        return np.zeros_like(ranges)
+    return bias * float(np.median(known) / np.median(some))
 
 
 def _by_input(weight: Array, groups: int) -> Array:

@@ -27,6 +27,7 @@ SCHEME_OPTIONS: Mapping[str, Option] = {
     "activation_symmetric": Option(bool, "zero point 0 for activations; true", affects_engine=False),
     "weight": Option(str, "int8 weights are stored as int8 (default) or int16", affects_engine=False),
     "headroom": Option(int, "bits left free above the range that calibration saw; 0", affects_engine=False),
+    "bias_bits": Option(int, "bits of a device's biases, on a grid of their own; 32", affects_engine=False),
     "bias": Option(str, "biases stay float (default) or become int32 with their own DQ", affects_engine=False),
     "grid": Option(str, "scales are float (default) or power_of_two", affects_engine=False),
     "per_channel": Option(bool, "a scale for each output channel of a weight; true", affects_engine=False),
@@ -43,6 +44,7 @@ class QuantScheme:
 
     Args:
         headroom: bits left free above an activation's range, for devices whose numbers wrap around.
+        bias_bits: of the integers that biases become on the device; see :mod:`stagekit.quant.short_bias`.
     """
 
     activation: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
@@ -50,6 +52,7 @@ class QuantScheme:
     bias: Bias = "float"
     per_channel: bool = True
     headroom: int = 0
+    bias_bits: int = 32
 
 
 def scheme_of(profile: Profile) -> QuantScheme:
@@ -65,12 +68,16 @@ def scheme_of(profile: Profile) -> QuantScheme:
     headroom = int(profile.options.get("headroom", 0))
     if not 0 <= headroom <= 8:
         raise UsageError(f"headroom must be from 0 to 8 bits, got {headroom}", where=f"profile {profile.name}")
+    bias_bits = int(profile.options.get("bias_bits", 32))
+    if not 2 <= bias_bits <= 32:
+        raise UsageError(f"bias_bits must be from 2 to 32, got {bias_bits}", where=f"profile {profile.name}")
     return QuantScheme(
         NumberFormat(activation, symmetric, grid),
         NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid),
         bias,
         bool(profile.options.get("per_channel", True)),
         headroom,
+        bias_bits,
     )
 
 

@@ -17,6 +17,7 @@ from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import QuantScheme
+from stagekit.quant.short_bias import with_short_biases
 from stagekit.quant.statistics import Statistics
 
 
@@ -75,6 +76,8 @@ def quantise_stages(
         quantizations |= {t: arriving[t] for t in positions.integer_inputs}
         known = {**seen, **{t: means[t] for t in positions.integer_inputs}}
         corrected = with_corrected_biases(graph, positions, known, scheme) if correct_biases else graph
+        if correct_biases and scheme.bias_bits < 32:
+            corrected = with_short_biases(corrected, positions, quantizations, known, scheme)
         graphs.append(insert_qdq(corrected, positions, quantizations, scheme))
         outputs = [s.name for s in graph.outputs if s.name in positions.tensors]
         arriving = {t: quantizations[positions.tensors[t]] for t in outputs}

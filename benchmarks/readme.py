@@ -1,0 +1,102 @@
+"""Writes the table of measured results into README.md, from the JSON files under benchmarks/results.
+
+python benchmarks/readme.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- measured: benchmarks/readme.py -->", "<!-- /measured -->"
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Only say whether README.md is what the files give.")
+def main(check: bool) -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    wanted = f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+    if check:
+        if wanted != text:
+            raise click.ClickException("README.md is not what benchmarks/results gives; run benchmarks/readme.py")
+        return
+    readme.write_text(wanted)
+
+
+def tables() -> str:
+    return "\n\n".join([accuracy(), costs(), modelled()])
+
+
+def accuracy() -> str:
+    """mIoU of each example task: torch, and every compiled profile; int8 where it was measured on this bundle."""
+    found: dict[str, dict[str, float]] = {}
+    pictures: dict[str, int] = {}
+    for row in rows("task_accuracy.json"):
+        found.setdefault(row["task"], {"torch": row["miou_float"]})[row["target"]] = row["miou"]
+        pictures[row["task"]] = row["images"]
+    for row in rows("calibration.json"):
+        scores = found.get(row.get("task", ""), {})
+        default = row.get("method") == "percentile" and row["backbone"] == "lite0"
+        if default and abs(row["miou_float"] - scores.get("torch", 0)) < 0.01:
+            scores[row["profile"]] = row["miou_int8"]
+    columns = list(dict.fromkeys(c for scores in found.values() for c in scores))
+    lines = [
+        "Tasks on one frozen EfficientNet-Lite0 (224 x 224): mIoU in percent on held-out pictures, torch and compiled",
+        "(`benchmarks/task_accuracy.py`, `benchmarks/calibration.py`). Brain slices are of one subject: interpolation.",
+        "",
+        f"| task (pictures) | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for task, scores in found.items():
+        cells = " | ".join(f"{scores[c]:.2f}" if c in scores else "-" for c in columns)
+        lines.append(f"| {task} ({pictures[task]}) | {cells} |")
+    return "\n".join(lines)
+
+
+def costs() -> str:
+    """Compiling again, memory, start-up."""
+    lines = ["| what | measured |", "|---|---|"]
+    for row in rows("compile_cache.json"):
+        lines.append(
+            f"| compiling {row['model']} ({row['bundle_bytes'] / 1e6:.0f} MB) again, every byte rehashed |"
+            f" {row['seconds']:.2f} s (first {row['first_seconds']:.1f} s;"
+            f" `sha256sum` {row['sha256sum_seconds']:.2f} s) |"
+        )
+    for row in rows("run_memory.json"):
+        lines.append(
+            f"| peak memory of the stages of {row['model']} on {row['target']}, beside the uncut model |"
+            f" {row['staged_mb']:.0f} MB, {row['uncut_mb']:.0f} MB |"
+        )
+    startup = {row["command"]: row["seconds"] for row in rows("startup.json")}
+    lines.append(f"| `stagekit --help` | {1000 * startup['stagekit --help']:.0f} ms |")
+    return "\n".join(lines)
+
+
+def modelled() -> str:
+    """The device model's error on rows that it was not fitted on."""
+    test = [row for row in rows("device_model.json") if not row["used_in_fit"]]
+    ours, constant = (
+        sum(abs(r[key] / r["published_fps"] - 1) for r in test) / len(test) for key in ("modelled_fps", "constant_fps")
+    )
+    return (
+        f"Device model of the fixed-point target, *modelled* against *published* frames per second on {len(test)} rows"
+        f"\nthat it was not fitted on (`benchmarks/device_model.py`): mean error {ours:.1%}; a constant utilisation"
+        f" {constant:.1%}."
+    )
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((RESULTS / name).read_text())["rows"]
+    return found
+
+
+if __name__ == "__main__":
+    main()
