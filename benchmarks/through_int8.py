@@ -1,6 +1,6 @@
 """A task added to a record that was made without it: four ways to int8, tuned equally long.
 
-Rows: task, backbone, target, profile, method, calibration, iterations, bound, seed, threads, tuning_seconds,
+Rows: task, backbone, target, profile, method, calibration, iterations, bound, seed, tuning_seconds,
 miou_float, miou_int8, drop (points), worst_saturation. mIoU is over the data set's test split, in percent, in the
 images' own size, by a session over the compiled deployment. ``drop`` is against the float task (``miou_float``,
 tuned equally long, on the same target in floats). ``worst_saturation`` is the largest share (percent) of a frozen
@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from calibration import FLOAT, score
 from stagekit_calib.audit import saturation
 from stagekit_calib.chain import open_chain
@@ -53,7 +51,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--limit", default=48, show_default=True, help="Calibration images.")
 @click.option("--set", "overrides", multiple=True, help="Further overrides of the recipe.")
 @click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
-@click.option("--work", type=PATH, help="Keep tasks and records here.")
+@click.option("--work", type=PATH, help="Keep tasks here; those found are not tuned again.")
 @click.option("--json", "path", type=PATH, help="Write the rows here.")
 def main(
     recipe: Path,
@@ -74,8 +72,8 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         record = calibrate(open_chain(stages, [first[0]]), from_path(first[1], limit=limit), method, name="first")
         save(record, folder / "first.calib")
-        simulated = (f"through.record='{folder / 'first.calib'}'", f"through.stages='{stages}'")
-        simulated = tuple(text.replace(str(folder), str(folder.absolute())) for text in simulated)
+        ranges = (folder / "first.calib").absolute()
+        simulated = (f"through.record='{ranges}'", f"through.stages='{stages.absolute()}'")
         variants = {
             "float": (),
             "range-bound": (*simulated, "through.simulate=false", f"through.bound={bound}"),
@@ -83,14 +81,12 @@ def main(
         }
         rows: list[dict[str, Any]] = []
         bench = Bench(folder, stages.absolute(), data, limit)
-        tasks, seconds = {}, {}
+        tasks: dict[str, Path] = {}
         for name, added in variants.items():
             tasks[name] = folder / f"{name.replace(' ', '-')}.task"
-            chosen = read_recipe(recipe, (f"train.iterations={iterations}", *overrides, *added), data)
-            begun = time.perf_counter()
-            tune(chosen, tasks[name])
-            seconds[name] = time.perf_counter() - begun
-            click.echo(f"  {name} tuned in {seconds[name]:.0f} s", err=True)
+            if not tasks[name].exists():
+                tune(read_recipe(recipe, (f"train.iterations={iterations}", *overrides, *added), data), tasks[name])
+        made_of = {name: read_manifest(task, TaskManifest) for name, task in tasks.items()}
         grown = extend(record, open_chain(stages, [tasks["float"]]), from_path(data, limit=limit))
         for profile in profiles:
             expected = bench.miou(tasks["float"], FLOAT[profile], None)
@@ -101,18 +97,19 @@ def main(
                 ("through int8", "through int8", record),
             ):
                 found = bench.miou(tasks[variant], profile, made)
+                facts = made_of[variant].provenance
+                train, through = facts["recipe"]["train"], facts["recipe"].get("through", {})
                 row = {
-                    "task": read_manifest(tasks[variant], TaskManifest).name,
+                    "task": made_of[variant].name,
                     "backbone": bench.backbone,
                     "target": load_profile(profile).target,
                     "profile": profile,
                     "method": label,
                     "calibration": method,
-                    "iterations": iterations,
-                    "bound": bound if variant == "range-bound" else 0.0,
-                    "seed": chosen.train.seed,
-                    "threads": torch.get_num_threads(),
-                    "tuning_seconds": round(seconds[variant], 1),
+                    "iterations": train["iterations"],
+                    "bound": through.get("bound", 0.0),
+                    "seed": train["seed"],
+                    "tuning_seconds": facts["seconds"],
                     "miou_float": round(expected, 3),
                     "miou_int8": round(found, 3),
                     "drop": round(expected - found, 3),

@@ -169,8 +169,7 @@ class ThroughNetwork(PromptedNetwork):
 def excess(values: Tensor, limits: Range) -> Tensor:
     """How far values lie outside a range, on average, in units of its width: 0 when all are inside."""
     low, high = limits
-    outside = torch.relu(values - high) + torch.relu(low - values)
-    return outside.mean() / max(high - low, 1e-12)
+    return (values - values.clamp(low, high)).abs().mean() / max(high - low, 1e-12)
 
 
 def frozen_stages(backbone: Backbone, section: ThroughSection, last: int, progress: Progress = silent) -> FrozenStages:
