@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test test-zoo test-rtl test-gpu tensorrt-rtx check format bench data clean help
+.PHONY: demo test test-zoo test-rtl test-gpu tensorrt-rtx chromium check format bench data clean help
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -29,6 +29,9 @@ test-rtl: $(VENV)/.dev  ## The Verilog processing element against the arithmetic
 test-gpu: $(VENV)/.dev  ## What only an NVIDIA GPU can test; writes gpu-report.json.
 	STAGEKIT_GPU_REPORT=gpu-report.json $(BIN)/pytest -q -m gpu tests/tensorrt
 	$(BIN)/pytest -q tests/conformance -k trt
+
+chromium:  ## Install Chromium and its driver, so that `make test` opens the report in a browser.
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium chromium-driver)
 
 tensorrt-rtx: $(VENV)/.dev  ## Install TensorRT-RTX (proprietary, 264 MB), so that `make test` builds engines with it.
 	$(BIN)/pip install -q -e ".[tensorrt-rtx]"

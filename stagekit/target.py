@@ -193,7 +193,8 @@ class Target(Protocol):
     """A device family and its toolchain.
 
     A target may also have ``in_flight(profile) -> int``: the calls worth having under way on one device at
-    once, 2 where it does not say.
+    once, 2 where it does not say; and ``adapter_target: str``, the target that SPMs and heads run on unless
+    another is named, for devices that compute in integers alone.
     """
 
     name: str

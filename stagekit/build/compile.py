@@ -45,7 +45,7 @@ def compile(
         outputs: what heads give: label maps in the frame's size, or logits.
         calibration: the ``.calib`` folder that an int8 profile takes its ranges from.
         adapter_target: the target of SPMs and heads, where that is to be another; ``auto`` measures which of
-            those here makes the most of both.
+            those here makes the most of both. A target that leaves float graphs to another names it itself.
         adapter_profile: likewise its profile.
         fuse: adds an engine for each run of stages between which no task prompts or reads.
         replan: measures the forms of the boundaries again.
@@ -69,6 +69,8 @@ def compile(
     chosen = resolve_profile(target, profile)
     builder = Builder(targets.get(chosen.target), chosen, store, progress)
     adapters: Builder | None = None
+    if adapter_target is None and adapter_profile is None:
+        adapter_target = getattr(builder.target, "adapter_target", None)
     if adapter_target == "auto":
         adapters = choose_adapters(paths[0], paths[1:], builder)
     elif adapter_target or adapter_profile:

@@ -30,7 +30,7 @@ LARGEST_FACTOR = 64.0
 """Beyond, a channel is as good as dead, and scaling it up would only amplify rounding."""
 
 
-BIAS_SHARE = 0.25
+BIAS_SHARE = 1.0
 """A bias counts as a range too, at this share of what it is next to the others': where biases share one scale of few
 bits, a channel of small weights and a large bias, scaled up, would cost all others theirs."""
 

@@ -35,6 +35,8 @@ class FixedPointTarget:
     """Implements :class:`stagekit.target.Target` for integer accelerators that are described, not present."""
 
     name = "fixedpoint"
+    adapter_target = "onnxruntime"
+    """SPMs and heads stay float, on the CPU beside the device."""
     precisions: tuple[str, ...] = ("int8", "int16")
     options: Mapping[str, Option] = {
         **SCHEME_OPTIONS,
