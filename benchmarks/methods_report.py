@@ -102,7 +102,7 @@ def gaps(rows: Sequence[Row]) -> str:
                 task,
                 NAMES[backbone],
                 f"{100 * (spm - head):+.1f}",
-                f"{100 * (full - head):+.1f}",
+                f"{100 * (full - head):+.1f}" if some["full"] else "-",
                 shown,
                 PAPER_GAP[backbone],
             ]

@@ -10,11 +10,14 @@ from typing import Any
 import click
 
 from stagekit import graph
+from stagekit.build.deploy import ENGINES
 from stagekit.bundle import MANIFEST, DeployManifest, GraphEntry, Manifest, StagesManifest, TaskManifest, read_manifest
 from stagekit.cli.console import PATH, emit, json_option, megabytes, table
+from stagekit.cli.layers import engine_record, layer_table, summary
 from stagekit.errors import BundleError, UsageError
 from stagekit.quant.record import CalibrationManifest
 from stagekit.quant.record import load as load_record
+from stagekit.store.record import SIDECAR
 
 KINDS: dict[str, type[Manifest]] = {
     "stages": StagesManifest,
@@ -29,7 +32,9 @@ KINDS: dict[str, type[Manifest]] = {
 @click.option("--schema", type=click.Choice(list(KINDS)), help="Print the JSON schema of a kind of manifest, and stop.")
 @json_option
 def command(path: Path | None, schema: str | None, as_json: bool) -> None:
-    """Show what is in PATH: a .stages, .task, .calib or .deploy folder, or an ONNX file.
+    """Show what is in PATH: a .stages, .task, .calib or .deploy folder, one engine's folder, or an ONNX file.
+
+    Engines that were compiled for a described device come with a table of their layers.
 
     \b
     Examples:
@@ -43,6 +48,9 @@ def command(path: Path | None, schema: str | None, as_json: bool) -> None:
         raise UsageError("give a path or --schema KIND")
     if path.suffix == ".onnx" or path.is_file():
         _show_onnx(path, as_json)
+        return
+    if (path / SIDECAR).is_file():
+        _show_engine(path, as_json)
         return
     kind = _kind(path)
     if kind == "stages":
@@ -61,7 +69,20 @@ def command(path: Path | None, schema: str | None, as_json: bool) -> None:
         emit(facts(record), describe_record(record, path), as_json)
     else:
         deployment = read_manifest(path, DeployManifest)
-        emit(deployment.model_dump(mode="json", by_alias=True), _deployment(deployment), as_json)
+        reports = {s.name: engine_record(path / ENGINES / s.engine).report for s in deployment.stages}
+        reports = {name: dict(report) for name, report in reports.items() if report.get("layers")}
+        data = deployment.model_dump(mode="json", by_alias=True)
+        text = [_deployment(deployment), *(layer_table(n, r) for n, r in reports.items()), summary([*reports.values()])]
+        emit({**data, **({"reports": reports} if reports else {})}, "\n\n".join(filter(None, text)), as_json)
+
+
+def _show_engine(path: Path, as_json: bool) -> None:
+    record = engine_record(path)
+    key = record.key
+    lines = [f"{path.name[:12]}: {key.target} engine for {key.device}, {key.toolchain}, {megabytes(record.size)}"]
+    lines += [f"input  {s}" for s in record.inputs] + [f"output {s}" for s in record.outputs]
+    data = {"key": key.to_dict(), "report": dict(record.report), "bytes": record.size}
+    emit(data, "\n".join([*lines, layer_table(path.name[:12], record.report)]).rstrip(), as_json)
 
 
 def _kind(path: Path) -> str:

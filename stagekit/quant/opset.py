@@ -16,13 +16,18 @@ ONLY_WIDENED = frozenset(
 
 
 def raised(graph: Graph, opset: int) -> ir.Model | None:
-    """A copy of the graph's model that imports a newer opset; ``None`` where an operator changed its meaning."""
+    """A copy of the graph's model that imports a newer opset; ``None`` where an operator may have changed its meaning.
+
+    Known for the opsets 18 to 21.
+    """
     version = graph.model.opset_imports.get("", 0)
+    if version < 18 or opset > 21:
+        return None
     for node in graph.model.graph.all_nodes():
         if node.domain not in ("", "ai.onnx"):
             continue
         changed = _since(node.op_type, version) != _since(node.op_type, opset)
-        if changed and (version < 18 or opset > 21 or node.op_type not in ONLY_WIDENED):
+        if changed and node.op_type not in ONLY_WIDENED:
             return None
     model = graph.edit()
     model.graph.opset_imports[""] = opset

@@ -87,8 +87,9 @@ def observe(values: Array, channel_axis: int) -> Statistics:
     reach = max(-low, high)
     exponent = max(frexp(reach)[1], SMALLEST_EXPONENT) if reach else SMALLEST_EXPONENT
     stored = values * np.float32(BINS / 2.0 ** (exponent + 1))
+    np.floor(stored, out=stored)  # before the offset, in which float32 would lose small values below zero
     stored += BINS / 2
-    index = stored.astype(np.int32).ravel()  # positive, so that truncation is the floor
+    index = stored.astype(np.int32).ravel()
     np.minimum(index, BINS - 1, out=index)  # float32 rounds the last value below the end up to it
     others = tuple(a for a in range(values.ndim) if a != channel_axis % max(values.ndim, 1))
     # Frames share channels, not sums: float64 keeps the mean independent of how numpy splits the sum.

@@ -303,14 +303,17 @@ def test_a_bound_pulls_values_into_the_ranges(
 
 
 def test_a_record_or_stages_of_another_backbone_are_refused(
-    zoo: Any, backbone: Backbone, through: dict[str, Any], recipe: Callable[..., Recipe], tmp_path: Path
+    backbone: Backbone, through: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(BundleError, match="these stages are of the backbone"):
-        frozen_stages(backbone, ThroughSection(record=through["record"], stages=zoo.stages), 3)
+    known = load(through["record"])
+    foreign = (known.stages[0].model_copy(update={"fingerprint": "0" * 64}), *known.stages[1:])
+    save(replace(known, stages=foreign), tmp_path / "foreign.calib")
+    with pytest.raises(BundleError, match="the record plain was made on stem 0000"):
+        frozen_stages(backbone, ThroughSection(**through | {"record": tmp_path / "foreign.calib"}), 3)
     with torch.no_grad():
         next(backbone.parameters()).mul_(2.0)
-    with pytest.raises(BundleError, match="the record plain was made on stem"):
-        frozen_stages(backbone, ThroughSection(record=through["record"]), 3)
+    with pytest.raises(BundleError, match="these stages are of the backbone"):
+        frozen_stages(backbone, ThroughSection(**through), 3)
 
 
 def test_recipes_that_make_no_sense_are_refused(
