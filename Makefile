@@ -17,7 +17,10 @@ demo: $(VENV)/.demo  ## Partition a real backbone, compile two tasks for two run
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev  ## All tests but the long ones.
-	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl"
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl" --ignore tests/tune
+# Training is tested in processes of its own: torch's training loop and OpenVINO 2026.4 in one process now and then
+# end in a damaged heap. The product never has both: `tune` loads no target.
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl" tests/tune
 
 test-zoo: $(VENV)/.dev  ## Whole real models: ResNet-101, ViT-L and the packaged weights.
 	$(BIN)/pytest -q -m "slow and not gpu and not rtl"
