@@ -95,9 +95,10 @@ def command(
 
 def _weights(model: str, weights: str | None) -> Path | None:
     if weights == "packaged":
+        from stagekit.models.registry import find
         from stagekit.models.weights import find_packaged_weights
 
-        found = find_packaged_weights(model)
+        found = find_packaged_weights(find(model).name)
         if found is None:
             raise UsageError(f"no installed package carries weights of {model}", where="--weights")
         return found
