@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stagekit.blob import check_blob
 from stagekit.cpu import usable_cores
 from stagekit.errors import CompileError, EngineError, UsageError
 from stagekit.graph import Graph, Quantization, TensorSpec
@@ -95,7 +96,7 @@ class FixedPointTarget:
         threads = int(profile.options.get("threads", usable_cores()))
         if threads < 1:
             raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
-        _check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
         program = load_program(blob.root)
         batches = tuple(int(b) for b in blob.metadata["batches"])
         return FixedPointEngine(Fast(program, threads), str(blob.root), blob.inputs, blob.outputs, batches)
@@ -141,24 +142,3 @@ def _edge(spec: TensorSpec, tensor: Tensor, source: str) -> TensorSpec:
     if tensor.shape != tuple(spec.shape[1:]):
         raise CompileError(f"the edge has the shape {spec.shape}, the graph's is {tensor.shape}", where=source)
     return replace(spec, quantization=have)
-
-
-def _check_blob(blob: EngineBlob, expected: Mapping[str, str]) -> None:
-    """Raises EngineError for an engine made by another toolchain or device, or with files missing or cut short."""
-    for key, here in expected.items():
-        made = blob.metadata.get(key)
-        if made != here:
-            raise EngineError(
-                f"the engine was made with {key} {made!r}, here it is {here!r}",
-                where=blob.root,
-                remedy="compile it again for this profile",
-            )
-    for name, size in zip(blob.files, blob.metadata["bytes"], strict=True):
-        path = blob.root / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            raise EngineError(
-                f"expected {size} bytes, found {'no file' if found is None else found}",
-                where=path,
-                remedy="compile it again",
-            )
