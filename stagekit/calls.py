@@ -4,36 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from operator import is_
 
 from stagekit.errors import EngineError, UsageError
-from stagekit.target import Buffer, Engine
+from stagekit.graph.spec import TensorSpec
+from stagekit.target import Buffer
 
 
-def check_call(engine: Engine, name: str, inputs: Sequence[Buffer], batch: int) -> None:
-    """Whether an engine can take these inputs.
+class CallCheck:
+    """Whether an engine can take what it is called with.
 
     Args:
         name: the engine's, for messages.
-
-    Raises:
-        UsageError: the batch size, number, type or shape is not the engine's; names the tensor.
+        inputs: as the engine takes them, of any batch.
+        batches: sizes that it is built for.
     """
-    if batch not in engine.batches:
-        sizes = ", ".join(map(str, engine.batches))
-        raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=name)
-    if len(inputs) != len(engine.inputs):
-        names = ", ".join(spec.name for spec in engine.inputs)
-        raise UsageError(f"expected {len(engine.inputs)} inputs ({names}), got {len(inputs)}", where=name)
-    for spec, buffer in zip(engine.inputs, inputs, strict=True):
-        want, have = spec.bind(batch=batch), buffer.spec
-        fits = len(want.shape) == len(have.shape) and all(
-            isinstance(w, str) or w == h for w, h in zip(want.shape, have.shape, strict=True)
-        )
-        if have.dtype != want.dtype or not fits:
-            raise UsageError(
-                f"input {want.name!r}: expected {want.dtype} {list(want.shape)}, got {have.dtype} {list(have.shape)}",
-                where=name,
+
+    def __init__(self, name: str, inputs: Sequence[TensorSpec], batches: Sequence[int]) -> None:
+        self._name = name
+        self._wanted = {batch: [spec.bind(batch=batch) for spec in inputs] for batch in batches}
+        self._passed: dict[int, list[TensorSpec]] = {batch: [] for batch in batches}
+        """What each input was the last time: in a chain of engines it is the same object every time."""
+
+    def __call__(self, inputs: Sequence[Buffer], batch: int) -> None:
+        """
+        Raises:
+            UsageError: the batch size, number, type or shape is not the engine's; names the tensor.
+        """
+        passed = self._passed.get(batch)
+        if passed is None:
+            sizes = ", ".join(map(str, self._wanted))
+            raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=self._name)
+        given = [buffer.spec for buffer in inputs]
+        if passed and len(passed) == len(given) and all(map(is_, passed, given)):
+            return
+        wanted = self._wanted[batch]
+        if len(given) != len(wanted):
+            names = ", ".join(spec.name for spec in wanted)
+            raise UsageError(f"expected {len(wanted)} inputs ({names}), got {len(given)}", where=self._name)
+        for want, have in zip(wanted, given, strict=True):
+            fits = len(want.shape) == len(have.shape) and all(
+                isinstance(w, str) or w == h for w, h in zip(want.shape, have.shape, strict=True)
             )
+            if have.dtype != want.dtype or not fits:
+                raise UsageError(
+                    f"input {want.name!r}: expected {want.dtype} {list(want.shape)},"
+                    f" got {have.dtype} {list(have.shape)}",
+                    where=self._name,
+                )
+        self._passed[batch] = given
 
 
 class ThreadCall:

@@ -20,7 +20,7 @@ from stagekit.runtime.registry import Entry
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.slots import Recorder, Running, Slot, what
 from stagekit.runtime.statistics import CallStatistics
-from stagekit.runtime.work import Frame, Request
+from stagekit.runtime.work import Frame, Request, nobody
 from stagekit.target import Engine
 
 Done = Callable[[Request], None]
@@ -256,7 +256,10 @@ class Driver:
     def _deliver(self, finished: Sequence[Request]) -> None:
         """Outside the lock: tells who asked."""
         for request in finished:
-            request.done_callback(request)
+            # Told once and let go: a future's callback holds the future, which holds the request, and results
+            # in such a ring would keep their memory until the garbage collector comes by.
+            done, request.done_callback = request.done_callback, nobody
+            done(request)
         if finished and self._retiring:
             self._close_unused()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from stagekit.calls import ThreadCall, check_call
+from stagekit.calls import CallCheck, ThreadCall
 from stagekit.errors import EngineError
 from stagekit.graph.spec import TensorSpec
 from stagekit.target import Buffer, HostBuffer
@@ -35,6 +35,7 @@ class OrtEngine:
         self.outputs = outputs
         self.batches = batches
         self._session: Any = session
+        self.check = CallCheck(name, inputs, self.batches)
         self._lanes: weakref.WeakSet[OrtLane] = weakref.WeakSet()
 
     def lane(self) -> OrtLane:
@@ -62,6 +63,7 @@ class OrtLane:
 
     def __init__(self, engine: OrtEngine) -> None:
         self._engine = engine
+        self._outputs = {batch: [s.bind(batch=batch) for s in engine.outputs] for batch in engine.batches}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime-lane")
 
     def submit(self, inputs: Sequence[Buffer], batch: int) -> ThreadCall:
@@ -72,7 +74,7 @@ class OrtLane:
             UsageError: the batch size, number, type or shape of the inputs is not the engine's.
         """
         session = self._engine.session
-        check_call(self._engine, self._engine.name, inputs, batch)
+        self._engine.check(inputs, batch)
         try:
             future = self._thread.submit(self._run, session, tuple(inputs), batch)
         except RuntimeError as error:  # closed by another thread since it was looked at
@@ -86,7 +88,7 @@ class OrtLane:
             EngineError, UsageError: as :meth:`submit`.
         """
         session = self._engine.session
-        check_call(self._engine, self._engine.name, inputs, batch)
+        self._engine.check(inputs, batch)
         try:
             return self._run(session, tuple(inputs), batch)
         except Exception as error:
@@ -104,7 +106,14 @@ class OrtLane:
             binding.bind_output(spec.name, "cpu")
         session.run_with_iobinding(binding)
         values = binding.get_outputs()
-        return tuple(_to_buffer(s.bind(batch=batch), v) for s, v in zip(self._engine.outputs, values, strict=True))
+        return tuple(_to_buffer(s, v) for s, v in zip(self._outputs[batch], values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class OrtBuffer(HostBuffer):
+    """An output in ordinary memory, with ONNX Runtime's own value for whichever engine reads it next."""
+
+    value: Any
 
 
 class OrtMemory:
@@ -125,13 +134,15 @@ def _to_value(buffer: Buffer) -> Any:
     """An OrtValue over the buffer's own memory; only an array that is not dense in C order is copied."""
     from onnxruntime import OrtValue
 
+    if type(buffer) is OrtBuffer:
+        return buffer.value
     array = np.ascontiguousarray(buffer.to_host()).reshape(buffer.spec.concrete())
     if buffer.spec.dtype == "bfloat16":
         return OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
     return OrtValue.ortvalue_from_numpy(array)
 
 
-def _to_buffer(spec: TensorSpec, value: Any) -> HostBuffer:
+def _to_buffer(spec: TensorSpec, value: Any) -> OrtBuffer:
     shape = tuple(value.shape())
     array = np.asarray(OrtMemory(value)).view(spec.numpy_dtype).reshape(shape)
-    return HostBuffer(replace(spec, shape=shape), array)
+    return OrtBuffer(spec if spec.shape == shape else replace(spec, shape=shape), array, value)

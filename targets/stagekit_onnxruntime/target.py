@@ -187,9 +187,11 @@ def _session_options(vendor: ModuleType, profile: Profile) -> Any:
         raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
     options = vendor.SessionOptions()
     options.intra_op_num_threads = threads
-    # Every session has threads of its own; while they spin for work they take the cores from the next engine
-    # of the chain (a ResNet-50 in five engines took 2.3 times as long as in one).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Every session has threads of its own. If they spin for work between calls they take the cores from the next
+    # engine of the chain (a ResNet-50 in five engines takes twice as long as in one); if they sleep within a
+    # call, each of its parallel loops waits for them to wake up (a ViT in five engines takes 9 % longer).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.use_env_allocators", "1")
     _share_arena(vendor)
     options.log_severity_level = 4  # what goes wrong is raised, and stderr is the caller's

@@ -1,74 +1,99 @@
 """Memory that OpenVINO reads and writes in place.
 
 An infer request writes every call's outputs to the same tensor. So each call is given output memory of its
-own, from a pool that takes a block back once nobody refers to it; new blocks each time would cost a page
-fault every 4 KB.
+own: a block that nobody looks at any more, or a new one. A block keeps its OpenVINO tensor and its buffer, since
+between two calls of a chain every object made anew shows in the latency: the caches are full of weights then.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections import defaultdict, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
+from sys import getrefcount
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from stagekit.graph.spec import TensorSpec
+from stagekit.target import HostBuffer
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
 
-SPARE_BLOCKS = 4
-"""Free blocks kept for each size; what is beyond them is given back."""
+KEPT_BLOCKS = 5
+"""Blocks kept for an output of a lane; those beyond them go with their last reader."""
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """A block of the pool as OpenVINO and as the caller see it."""
+class OvBuffer(HostBuffer):
+    """An output in ordinary memory, with OpenVINO's tensor over it for whichever engine reads it next."""
 
-    spec: TensorSpec
     tensor: Any
-    array: np.ndarray[Any, Any]
 
 
-class OutputPool:
-    """Blocks by size; a block returns when the last array over it is gone."""
+class Block:
+    """Memory for one output: written by OpenVINO, read-only for those who get it."""
 
-    def __init__(self) -> None:
-        self._spare: dict[int, deque[Bytes]] = defaultdict(lambda: deque(maxlen=SPARE_BLOCKS))
+    __slots__ = ("_root", "buffer")
 
-    def take(self, spec: TensorSpec, shape: tuple[int, ...]) -> Output:
-        """Memory for one output; ``array`` is read-only and holds the block."""
-        spec = replace(spec, shape=shape)
-        spare = self._spare[spec.nbytes()]
-        try:
-            block = spare.pop()
-        except IndexError:
-            block = _aligned(spec.nbytes())
-        lease = _View(block, writable=False)
-        weakref.finalize(lease, spare.append, block).atexit = False
-        array = np.asarray(lease).view(spec.numpy_dtype).reshape(shape)
-        return Output(spec, shared_tensor(block.view(spec.numpy_dtype).reshape(shape), spec.dtype), array)
+    def __init__(self, spec: TensorSpec) -> None:
+        block = _aligned(spec.nbytes())
+        shape = spec.concrete()
+        # Whatever views a reader takes, numpy makes this array their base.
+        self._root = np.asarray(_View(block, writable=False))
+        tensor = shared_tensor(block.view(spec.numpy_dtype).reshape(shape), spec.dtype)
+        self.buffer = OvBuffer(spec, self._root.view(spec.numpy_dtype).reshape(shape), tensor)
+
+    @property
+    def is_free(self) -> bool:
+        """Nobody else holds the buffer, its array or a view of it."""
+        buffer = self.buffer
+        return getrefcount(buffer) == 3 and getrefcount(buffer.array) == 2 and getrefcount(self._root) == 3
+
+
+class OutputBlocks:
+    """Blocks for one output of one lane, whose calls come one after the other."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._spec = spec
+        self._blocks: list[Block] = []
+
+    def take(self) -> OvBuffer:
+        """A block that nobody looks at."""
+        for block in self._blocks:
+            if block.is_free:
+                return block.buffer
+        block = Block(self._spec)
+        if len(self._blocks) < KEPT_BLOCKS:
+            self._blocks.append(block)
+        return block.buffer
 
 
 def shared_tensor(array: np.ndarray[Any, Any], dtype: str) -> Any:
-    """An ``ov.Tensor`` over a dense array's memory; the caller keeps the array alive while it is in use.
+    """An ``ov.Tensor`` over a dense array's memory, which it keeps alive.
 
     OpenVINO refuses read-only arrays although it only reads an input, hence the writable view; and numpy has
     no bfloat16 of its own, hence the 16-bit integers.
     """
-    from openvino import Shape, Tensor, Type
-
+    vendor = _vendor()
     stored = array.view(np.uint16) if dtype == "bfloat16" else array
     if not stored.flags.writeable:
         flat = np.asarray(_View(stored.reshape(-1).view(np.uint8), writable=True))
         stored = flat.view(stored.dtype).reshape(array.shape)
     if dtype == "bfloat16":
-        return Tensor(stored, Shape(list(array.shape)), Type.bf16)
-    return Tensor(stored, shared_memory=True)
+        return vendor.Tensor(stored, vendor.Shape(list(array.shape)), vendor.Type.bf16)
+    return vendor.Tensor(stored, shared_memory=True)
+
+
+@cache
+def _vendor() -> ModuleType:
+    import openvino
+
+    module: ModuleType = openvino
+    return module
 
 
 class _View:
