@@ -176,12 +176,12 @@ def distinct_calls(session: Session, path: Path, image: Any) -> Callable[[], Non
 
 
 def uncut_models(bundle: Path, tasks: Sequence[Path], profile: Any, image: Any, folder: Path) -> list[Any]:
-    """Each task with its backbone as one graph, in the vendor's API; the second configuration shares cores best."""
+    """Each task with its backbone as one graph, in the vendor's API; the last configuration shares cores best."""
     opened = []
     for number, path in enumerate(tasks):
         home = folder / f"uncut{number}"
         home.mkdir(exist_ok=True)
-        opened.append(list(configurations(joined(open_chain(bundle, [path])), profile, image[None], home).values())[1])
+        opened.append(list(configurations(joined(open_chain(bundle, [path])), profile, image[None], home).values())[-1])
     return opened
 
 

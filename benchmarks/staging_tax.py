@@ -33,6 +33,8 @@ from stagekit.cpu import instruction_sets
 from stagekit.graph import Graph
 from stagekit.graph.join import join
 from stagekit.quant.record import Calibration
+from stagekit.quant.scheme import scheme_of
+from stagekit.quant.stages import quantise_stages
 from stagekit.runtime.driver import Driver
 from stagekit.runtime.lanes import direct
 from stagekit.runtime.program import Call, Program, Ref, task_program
@@ -173,7 +175,10 @@ def whole(
     from joined import joined
     from stagekit_calib.chain import open_chain
 
-    return joined(open_chain(stages, [task]))
+    chain = open_chain(stages, [task])
+    if record is None:
+        return joined(chain)
+    return joined(chain.quantised(quantise_stages(chain.stages, record, scheme_of(builder.profile))))
 
 
 def noise_record(stages: Path, task: Path | None) -> Calibration:

@@ -24,13 +24,14 @@ def configurations(graph: Graph, profile: Profile, frame: np.ndarray[Any, Any], 
 
 
 def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:
-    """With threads that spin for work and threads that sleep; bound inputs and outputs."""
+    """With threads that spin for work, that sleep, and that spin within a call alone; bound inputs and outputs."""
     import onnxruntime as ort
 
-    def opened(spinning: str) -> Run:
+    def opened(spinning: str, stop: str = "0") -> Run:
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(profile.options.get("threads", usable_cores()))
         options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        options.add_session_config_entry("session.force_spinning_stop", stop)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         binding.bind_ortvalue_input(session.get_inputs()[0].name, ort.OrtValue.ortvalue_from_numpy(frame))
@@ -43,7 +44,7 @@ def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> di
 
         return run
 
-    return {"spinning": opened("1"), "sleeping": opened("0")}
+    return {"spinning": opened("1"), "sleeping": opened("0"), "stopping": opened("1", stop="1")}
 
 
 def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:

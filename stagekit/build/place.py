@@ -16,6 +16,7 @@ from stagekit.errors import BundleError, nearest
 from stagekit.graph import Graph
 from stagekit.graph.idle import without_idle_nodes
 from stagekit.graph.labels import with_labels
+from stagekit.graph.pointwise import regrouped
 from stagekit.graph.shapes import BATCH, bind
 from stagekit.graph.tokens import TokenGrid, over_tokens
 
@@ -45,7 +46,7 @@ def spm_graph(task: Path, entry: PromptEntry, boundary: Boundary, before: Bounda
     if before is not None:
         shapes["semantic"] = (BATCH, classes, *_grid(before))
     _check_inputs(graph, shapes, task, entry.graph)
-    bound = _laid_out(without_idle_nodes(bind(graph, shapes)))
+    bound = regrouped(_laid_out(without_idle_nodes(bind(graph, shapes))))
     if boundary.prefix is None:
         return bound
     return over_tokens(bound, {"feature": _tokens(boundary)}, {"prompted": "feature"})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stagekit import target as targets
 from stagekit.build.engines import Builder
-from stagekit.build.place import head_graph, spm_graph, stage_graph
+from stagekit.build.place import check_task, head_graph, spm_graph, stage_graph
 from stagekit.build.plan import sample
 from stagekit.bundle import StagesManifest, TaskManifest, read_graph, read_manifest
 from stagekit.errors import StagekitError
@@ -110,6 +110,7 @@ def _graphs(stages: Path, tasks: Sequence[Path]) -> tuple[list[tuple[str, Graph]
     moved = 0
     for path in tasks:
         task = read_manifest(path, TaskManifest)
+        check_task(path, task, bundle.backbone.id, boundaries)
         before = None
         for index, prompt in enumerate(task.prompts):
             boundary = boundaries[prompt.boundary]
