@@ -13,14 +13,11 @@ WORKERS ?= 2
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-demo: $(VENV)/.demo  ## Partition a real backbone, compile two tasks for two runtimes, run and compare them.
+demo: $(VENV)/.demo  ## Partition a real backbone, compile two tasks for two runtimes, run, compare and measure them.
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev  ## All tests but the long ones.
-	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl" --ignore tests/tune
-# Training is tested in processes of its own: torch's training loop and OpenVINO 2026.4 in one process now and then
-# end in a damaged heap. The product never has both: `tune` loads no target.
-	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl" tests/tune
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not gpu and not rtl"
 
 test-zoo: $(VENV)/.dev  ## Whole real models: ResNet-101, ViT-L and the packaged weights.
 	$(BIN)/pytest -q -m "slow and not gpu and not rtl"
@@ -54,6 +51,9 @@ bench: $(VENV)/.dev $(VENV)/.data  ## The figures that README states, and README
 	$(BIN)/python benchmarks/compile_cache.py --json benchmarks/results/compile_cache.json
 	$(BIN)/python benchmarks/run_memory.py --json benchmarks/results/run_memory.json
 	$(BIN)/python benchmarks/device_model.py --json > benchmarks/results/device_model.json
+	$(BIN)/python benchmarks/harness_cost.py --json benchmarks/results/harness_cost.json
+	$(BIN)/python benchmarks/device.py
+	$(BIN)/python benchmarks/device_page.py
 	$(BIN)/python benchmarks/readme.py
 
 data: $(VENV)/.data  ## Build the real data sets of the examples from packages, under data/.

@@ -1,14 +1,18 @@
-"""What targets share when they run: checking a call's inputs, and calls that run on a lane's own thread."""
+"""What targets share when they run: checking a call's inputs, and engines whose calls take a thread of the host."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import is_
+from weakref import WeakSet
 
 from stagekit.errors import EngineError, UsageError
 from stagekit.graph.spec import TensorSpec
 from stagekit.target import Buffer
+
+Call = Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]
+"""Inputs, which are the engine's, and batch size to outputs, which belong to the caller."""
 
 
 class CallCheck:
@@ -55,6 +59,91 @@ class CallCheck:
         self._passed[batch] = given
 
 
+class ThreadEngine:
+    """An engine whose calls return when they are done; a lane makes them on a thread of its own.
+
+    Args:
+        name: for messages.
+        new_call: gives what one lane calls, and keeps until it is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        batches: tuple[int, ...],
+        new_call: Callable[[], Call],
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self.batches = batches
+        self.check = CallCheck(name, inputs, batches)
+        self._new_call: Callable[[], Call] | None = new_call
+        self._lanes: WeakSet[ThreadLane] = WeakSet()
+
+    def lane(self) -> ThreadLane:
+        new_call = self._new_call
+        if new_call is None:
+            raise _closed(self.name)
+        lane = ThreadLane(self, new_call())
+        self._lanes.add(lane)
+        return lane
+
+    def close(self) -> None:
+        """Lets calls under way finish and frees the model; buffers already given out stay valid."""
+        self._new_call = None
+        for lane in list(self._lanes):
+            lane.close()
+
+
+class ThreadLane:
+    """Calls one after the other on a thread of its own."""
+
+    def __init__(self, engine: ThreadEngine, call: Call) -> None:
+        self._engine = engine
+        self._call: Call | None = call
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stagekit-lane")
+
+    def submit(self, inputs: Sequence[Buffer], batch: int) -> ThreadCall:
+        """Starts a call; see :class:`stagekit.target.Lane`.
+
+        Raises:
+            EngineError: the engine is closed.
+            UsageError: the batch size, number, type or shape of the inputs is not the engine's.
+        """
+        call = self._checked(inputs, batch)
+        try:
+            future = self._thread.submit(call, tuple(inputs), batch)
+        except RuntimeError as error:  # closed by another thread since it was looked at
+            raise _closed(self._engine.name) from error
+        return ThreadCall(self._engine.name, future)
+
+    def run(self, inputs: Sequence[Buffer], batch: int) -> tuple[Buffer, ...]:
+        """A call that the calling thread waits for: between two of them no other thread has to wake up.
+
+        Raises:
+            EngineError, UsageError: as :meth:`submit`.
+        """
+        call = self._checked(inputs, batch)
+        try:
+            return call(inputs, batch)
+        except Exception as error:
+            raise _failed(self._engine.name, error) from error
+
+    def close(self) -> None:
+        self._call = None
+        self._thread.shutdown(wait=True)
+
+    def _checked(self, inputs: Sequence[Buffer], batch: int) -> Call:
+        call = self._call
+        if call is None:
+            raise _closed(self._engine.name)
+        self._engine.check(inputs, batch)
+        return call
+
+
 class ThreadCall:
     """A call on a lane's thread; see :class:`stagekit.target.Completion`."""
 
@@ -66,7 +155,15 @@ class ThreadCall:
         try:
             return self._future.result()
         except Exception as error:  # vendors raise what they like; the cause is kept
-            raise EngineError(f"the call failed: {error}", where=self._name) from error
+            raise _failed(self._name, error) from error
 
     def done(self) -> bool:
         return self._future.done()
+
+
+def _closed(engine: str) -> EngineError:
+    return EngineError("the engine is closed", where=engine)
+
+
+def _failed(engine: str, error: Exception) -> EngineError:
+    return EngineError(f"the call failed: {error}", where=engine)

@@ -40,6 +40,9 @@ from stagekit.target import Engine
 Array = np.ndarray[Any, Any]
 Image = Array | SharedFrame
 
+PAUSE = 0.01
+"""Seconds before a stream asks again for room that others have taken."""
+
 
 class Session:
     """Opens a deployment; runs images through any of its tasks.
@@ -211,6 +214,8 @@ class Session:
                 while (future := self._try(image, tasks, deadline, priority)) is None:
                     if pending:
                         yield pending.popleft().result()
+                    else:
+                        time.sleep(PAUSE)
                 pending.append(future)
                 if len(pending) >= window:
                     yield pending.popleft().result()
@@ -244,11 +249,11 @@ class Session:
         pending: deque[asyncio.Future[Results]] = deque()
         try:
             async for image in images:
-                while (future := self._try(image, tasks, deadline, priority, wait=False)) is None:
+                while (future := self._try(image, tasks, deadline, priority)) is None:
                     if pending:
                         yield await pending.popleft()
                     else:
-                        await asyncio.sleep(0.01)
+                        await asyncio.sleep(PAUSE)
                 pending.append(asyncio.wrap_future(future))
                 if len(pending) >= window:
                     yield await pending.popleft()
@@ -274,14 +279,12 @@ class Session:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _try(
-        self, image: Image, tasks: Sequence[str] | None, deadline: float | None, priority: int, wait: bool = True
+        self, image: Image, tasks: Sequence[str] | None, deadline: float | None, priority: int
     ) -> Future[Results] | None:
-        """A future, or ``None`` where there is no room just now (after waiting for some, if that is allowed)."""
+        """A future, or ``None`` where there is no room just now."""
         try:
             return self.submit(image, tasks, deadline=deadline, priority=priority)
-        except Overloaded as refusal:
-            if wait:
-                time.sleep(min(refusal.retry_after, 0.1))
+        except Overloaded:
             return None
 
     def _start(

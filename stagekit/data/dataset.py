@@ -44,30 +44,52 @@ class Dataset(Protocol):
     def digest(self) -> str: ...
 
 
-def class_frequencies(dataset: Dataset, split: str | None = None) -> NDArray[np.float64]:
-    """The share of each class among the labelled pixels of a split: float64 (classes,), sum 1.
+class Samples:
+    """What every data set offers once its stems are listed and read."""
 
-    Raises:
-        DatasetError: when no pixel is labelled.
-    """
-    counts = np.zeros(256, dtype=np.int64)
-    for sample in dataset.samples(split):
-        counts += np.bincount(sample.mask.reshape(-1), minlength=256)
-    labelled = counts[: len(dataset.classes.names)]
-    if not labelled.sum():
-        raise DatasetError("expected labelled pixels, found none", where=dataset.root, remedy="label some")
-    shares: NDArray[np.float64] = labelled / labelled.sum()
-    return shares
+    def samples(self: Dataset, split: str | None = None) -> Iterator[Sample]:
+        """The samples of a split, or all, in order; read as they are asked for."""
+        return (self.read(stem) for stem in self.stems(split))
+
+    def class_frequencies(self: Dataset, split: str | None = None) -> NDArray[np.float64]:
+        """The share of each class among the labelled pixels of a split: float64 (classes,), sum 1.
+
+        Raises:
+            DatasetError: when no pixel is labelled.
+        """
+        counts = np.zeros(256, dtype=np.int64)
+        for sample in self.samples(split):
+            counts += np.bincount(sample.mask.reshape(-1), minlength=256)
+        labelled = counts[: len(self.classes.names)]
+        if not labelled.sum():
+            raise DatasetError("expected labelled pixels, found none", where=self.root, remedy="label some")
+        shares: NDArray[np.float64] = labelled / labelled.sum()
+        return shares
+
+    def digest(self: Dataset) -> str:
+        """SHA-256 (hex) of class names, splits and decoded pixels: equal for equal content, however laid out."""
+        hashed = hashlib.sha256(repr((self.classes.names, dict(self.splits))).encode())
+        for stem, image, mask in self.samples():
+            hashed.update(repr((stem, image.shape)).encode())
+            hashed.update(np.ascontiguousarray(image).data)
+            hashed.update(np.ascontiguousarray(mask).data)
+        return hashed.hexdigest()
 
 
-def digest(dataset: Dataset) -> str:
-    """SHA-256 (hex) of class names, splits and decoded pixels: equal for equal content, however laid out or packed."""
-    hashed = hashlib.sha256(repr((dataset.classes.names, dict(dataset.splits))).encode())
-    for stem, image, mask in dataset.samples():
-        hashed.update(repr((stem, image.shape)).encode())
-        hashed.update(np.ascontiguousarray(image).data)
-        hashed.update(np.ascontiguousarray(mask).data)
-    return hashed.hexdigest()
+def check_split(dataset: Dataset, split: str, remedy: str) -> None:
+    """Raises DatasetError, which lists the splits, unless there is one of this name."""
+    if split not in dataset.splits:
+        there = ", ".join(dataset.splits) or "none"
+        raise DatasetError(f"no split is called {split!r}; there are: {there}", where=dataset.root, remedy=remedy)
+
+
+def check_size(image: Pixels, mask: Pixels, where: Path, remedy: str) -> None:
+    """Raises DatasetError, at the mask's file, unless the mask has its image's height and width."""
+    if mask.shape != image.shape[:2]:
+        (rows, columns), (height, width) = mask.shape, image.shape[:2]
+        raise DatasetError(
+            f"the mask has {columns}x{rows} pixels, its image {width}x{height}", where=where, remedy=remedy
+        )
 
 
 def reading_problems(

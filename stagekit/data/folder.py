@@ -20,10 +20,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stagekit.data.classes import Classes
-from stagekit.data.dataset import Dataset, Sample, class_frequencies, digest, reading_problems, refuse
+from stagekit.data.dataset import Dataset, Sample, Samples, check_size, check_split, reading_problems, refuse
 from stagekit.data.images import is_image_name, read_image, read_mask, write_image, write_mask
 from stagekit.data.palette import IGNORE
 from stagekit.errors import DatasetError
@@ -32,7 +31,7 @@ __all__ = ["Folder", "Sample", "to_folder", "write_folder"]
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Samples):
     """A data set laid out as this module says. Listing is lazy; ``check`` reads everything."""
 
     root: Path
@@ -77,15 +76,9 @@ class Folder:
         """
         if split is None:
             chosen = tuple(self.images)
-        elif split in self.splits:
-            chosen = self.splits[split]
         else:
-            there = ", ".join(self.splits) or "none"
-            raise DatasetError(
-                f"no split is called {split!r}; there are: {there}",
-                where=self.root,
-                remedy=f"list its stems in {split}.txt, which may be train.txt, val.txt or test.txt",
-            )
+            check_split(self, split, f"list its stems in {split}.txt, which may be train.txt, val.txt or test.txt")
+            chosen = self.splits[split]
         if not chosen:
             raise DatasetError("expected images, found none", where=self.root, remedy=f"fill {split or 'images/'}")
         return chosen
@@ -100,13 +93,7 @@ class Folder:
         image = read_image(self.images.get(stem, self.root / "images" / stem))
         path = self.root / "masks" / f"{stem}.png"
         mask = read_mask(path, self.classes.palette)
-        if mask.shape != image.shape[:2]:
-            (rows, columns), (height, width) = mask.shape, image.shape[:2]
-            raise DatasetError(
-                f"the mask has {columns}x{rows} pixels, its image {width}x{height}",
-                where=path,
-                remedy="export it in the image's size",
-            )
+        check_size(image, mask, path, "export it in the image's size")
         counts = np.bincount(mask.reshape(-1), minlength=256)
         counts[self.classes.ignore] = 0
         strange = np.flatnonzero(counts[len(self.classes.names) :]) + len(self.classes.names)
@@ -121,10 +108,6 @@ class Folder:
             mask = np.where(mask == self.classes.ignore, np.uint8(IGNORE), mask)
         return Sample(stem, image, mask)
 
-    def samples(self, split: str | None = None) -> Iterator[Sample]:
-        """The samples of a split, or all, in order; read as they are asked for."""
-        return (self.read(stem) for stem in self.stems(split))
-
     def check(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
         """Read the whole data set and report everything that is wrong with it at once.
 
@@ -138,18 +121,6 @@ class Folder:
         pairs = [stem for stem in self.images if self._has_mask(stem)]
         problems += reading_problems(self, pairs, progress)
         refuse(problems, self.root, "mend or remove these files; every image needs a PNG mask of its stem and size")
-
-    def class_frequencies(self, split: str | None = None) -> NDArray[np.float64]:
-        """The share of each class among the labelled pixels of a split: float64 (classes,), sum 1.
-
-        Raises:
-            DatasetError: when no pixel is labelled.
-        """
-        return class_frequencies(self, split)
-
-    def digest(self) -> str:
-        """SHA-256 (hex) of class names, splits and decoded pixels: equal for equal content, however compressed."""
-        return digest(self)
 
     def _pairing_problems(self) -> list[str]:
         files = [file for file in sorted((self.root / "images").iterdir()) if is_image_name(file)]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stagekit.data.classes import Classes
-from stagekit.data.dataset import Dataset, Sample, class_frequencies, digest
+from stagekit.data.dataset import Dataset, Sample, Samples
 from stagekit.errors import DatasetError, UsageError
 
 
@@ -57,12 +54,12 @@ class Measured(Dataset, Protocol):
 
 
 @dataclass(frozen=True)
-class Tiled:
+class Tiled(Samples):
     """A data set cut into tiles; as :class:`stagekit.data.dataset.Dataset`.
 
     A tile is called ``{stem}_{left}_{top}_{right}_{bottom}``, as MMSegmentation names them. The image read last is
     kept, so that reading in order decodes each once; for a loader that shuffles, write the tiles out first
-    (:func:`stagekit.data.folder.to_folder`).
+    (:func:`stagekit.data.folder.to_folder`). Where tiles overlap a pixel counts in each, as it does in training.
 
     Args:
         whole: the uncut data set.
@@ -135,10 +132,6 @@ class Tiled:
         # Copies: a view would keep the whole image in memory for as long as the tile lives.
         return Sample(stem, image[top:bottom, left:right].copy(), mask[top:bottom, left:right].copy())
 
-    def samples(self, split: str | None = None) -> Iterator[Sample]:
-        """The tiles of a split, or all, in order; each image is decoded once."""
-        return (self.read(stem) for stem in self.stems(split))
-
     def check(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
         """Check the uncut data set.
 
@@ -146,14 +139,3 @@ class Tiled:
             DatasetError: lists everything that is wrong with it.
         """
         self.whole.check(progress)
-
-    def class_frequencies(self, split: str | None = None) -> NDArray[np.float64]:
-        """The share of each class among the labelled pixels of a split's tiles: float64 (classes,), sum 1.
-
-        A pixel counts as often as tiles show it, as it does in training.
-        """
-        return class_frequencies(self, split)
-
-    def digest(self) -> str:
-        """SHA-256 (hex) of class names, splits and the pixels of the tiles."""
-        return digest(self)

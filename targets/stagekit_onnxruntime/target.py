@@ -16,12 +16,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stagekit.blob import check_blob
+from stagekit.calls import ThreadEngine
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
 from stagekit.graph.spec import BATCH, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
-from stagekit_onnxruntime.engine import OrtEngine
+from stagekit_onnxruntime.engine import OrtCall
 
 if TYPE_CHECKING:
     from stagekit.graph import Graph
@@ -125,7 +126,7 @@ class OnnxRuntimeTarget:
         }
         return EngineBlob(workdir, files, tuple(inputs), tuple(outputs), metadata)
 
-    def load(self, blob: EngineBlob, profile: Profile) -> OrtEngine:
+    def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
         vendor = _vendor()
         check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
         options = _session_options(vendor, profile)
@@ -140,7 +141,9 @@ class OnnxRuntimeTarget:
         names = ([v.name for v in session.get_inputs()], [v.name for v in session.get_outputs()])
         if names != ([s.name for s in blob.inputs], [s.name for s in blob.outputs]):
             raise EngineError(f"its tensors are called {names}, not what its record says", where=path)
-        return OrtEngine(session, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"]))
+        batches = tuple(blob.metadata["batches"])
+        call = OrtCall(session, blob.inputs, blob.outputs, batches)
+        return ThreadEngine(str(path), blob.inputs, blob.outputs, batches, lambda: call)
 
 
 def _names(graph: Graph) -> set[str]:

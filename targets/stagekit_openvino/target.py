@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stagekit.blob import check_blob
+from stagekit.calls import ThreadEngine
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
 from stagekit.graph.spec import TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_openvino.core import shared_core
-from stagekit_openvino.engine import OvEngine
+from stagekit_openvino.engine import OvCall
 from stagekit_openvino.export import canonical_export
 from stagekit_openvino.message import gist
 
@@ -137,7 +139,7 @@ class OpenVinoTarget:
         }
         return EngineBlob(workdir, tuple(files), tuple(inputs), tuple(outputs), metadata)
 
-    def load(self, blob: EngineBlob, profile: Profile) -> OvEngine:
+    def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
         core = _core(profile)
         check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
         compiled = {}
@@ -152,7 +154,8 @@ class OpenVinoTarget:
                 ) from error
             if (len(compiled[batch].inputs), len(compiled[batch].outputs)) != (len(blob.inputs), len(blob.outputs)):
                 raise EngineError("its inputs and outputs are not those of its record", where=path)
-        return OvEngine(compiled, str(blob.root / blob.files[0]), blob.inputs, blob.outputs)
+        new_call = partial(OvCall, compiled, blob.outputs)
+        return ThreadEngine(str(blob.root / blob.files[0]), blob.inputs, blob.outputs, tuple(compiled), new_call)
 
 
 def _vendor() -> ModuleType:

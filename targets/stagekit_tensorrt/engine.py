@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.errors import EngineError, UsageError
+from stagekit.calls import CallCheck
+from stagekit.errors import EngineError
 from stagekit.graph import TensorSpec
 from stagekit.target import Buffer
 from stagekit_tensorrt.cuda import Block, Cuda, Event, host_view
+from stagekit_tensorrt.kernel_cache import KernelCache
 from stagekit_tensorrt.vendor_log import VendorLog, last_words
 
 CALLS_IN_FLIGHT = 8
@@ -77,6 +79,7 @@ class TrtEngine:
         vendor_engine: an ``ICudaEngine``.
         runtime: of the vendor's, which must outlive it.
         log: the runtime's, which must outlive that.
+        kernels: where the runtime compiles kernels, they are kept there.
     """
 
     def __init__(
@@ -89,13 +92,16 @@ class TrtEngine:
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         batches: tuple[int, ...],
+        kernels: KernelCache | None = None,
     ) -> None:
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
         self.batches = batches
+        self.check = CallCheck(name, inputs, batches)
         self.cuda = cuda
         self.log = log
+        self.kernels = kernels
         self._runtime: object = runtime
         self._engine: Any = vendor_engine
         self._lanes: weakref.WeakSet[TrtLane] = weakref.WeakSet()
@@ -116,6 +122,8 @@ class TrtEngine:
         """Lets calls under way finish and frees the plan; buffers already given out stay valid."""
         for lane in list(self._lanes):
             lane.close()
+        if self.kernels is not None:
+            self.kernels.save()
         self._engine = None
         self._runtime = None
 
@@ -127,7 +135,8 @@ class TrtLane:
         self._engine = engine
         self._cuda = engine.cuda
         self._cuda.activate()
-        self.context: Any = vendor_engine.create_execution_context()
+        kernels = engine.kernels
+        self.context: Any = kernels.context(vendor_engine) if kernels else vendor_engine.create_execution_context()
         if self.context is None:
             raise EngineError(f"TensorRT gives no execution context{last_words(engine.log)}", where=engine.name)
         self._compute = self._cuda.stream()
@@ -145,7 +154,7 @@ class TrtLane:
             UsageError: the batch size, number, type or shape of the inputs is not the engine's.
         """
         _ = self._engine.vendor_engine
-        check_call(self._engine, inputs, batch)
+        self._engine.check(inputs, batch)
         with self._lock:
             self._cuda.activate()
             self._let_go()
@@ -210,20 +219,3 @@ class TrtLane:
             self._in_flight[0].finished.wait()
         finally:
             self._in_flight.popleft()
-
-
-def check_call(engine: TrtEngine, inputs: Sequence[Buffer], batch: int) -> None:
-    """Raises UsageError, naming the tensor, unless the engine can take these inputs."""
-    if batch not in engine.batches:
-        sizes = ", ".join(map(str, engine.batches))
-        raise UsageError(f"it is built for batches of {sizes}, not {batch}", where=engine.name)
-    if len(inputs) != len(engine.inputs):
-        names = ", ".join(spec.name for spec in engine.inputs)
-        raise UsageError(f"expected {len(engine.inputs)} inputs ({names}), got {len(inputs)}", where=engine.name)
-    for spec, buffer in zip(engine.inputs, inputs, strict=True):
-        want, have = spec.bind(batch=batch), buffer.spec
-        if have.dtype != want.dtype or have.shape != want.shape:
-            raise UsageError(
-                f"input {want.name!r}: expected {want.dtype} {list(want.shape)}, got {have.dtype} {list(have.shape)}",
-                where=engine.name,
-            )

@@ -16,12 +16,10 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from stagekit.data.classes import Classes
-from stagekit.data.dataset import LISTED, Sample, class_frequencies, digest, reading_problems, refuse
+from stagekit.data.dataset import LISTED, Sample, Samples, check_size, check_split, reading_problems, refuse
 from stagekit.data.images import is_image_name, read_image
 from stagekit.data.layouts.layout import Layout, Place, names
 from stagekit.errors import DatasetError, ImageError, StagekitError
@@ -41,7 +39,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Samples):
     """A published data set in one of its layouts; as :class:`stagekit.data.dataset.Dataset`.
 
     Args:
@@ -92,13 +90,7 @@ class Published:
             refuse(problems, self.root, "docs/datasets.md says where files belong")
         if split is None:
             return tuple(self.pairs)
-        if split not in self.splits:
-            there = ", ".join(self.splits) or "none"
-            raise DatasetError(
-                f"no split is called {split!r}; there are: {there}",
-                where=self.root,
-                remedy="these sets have train and val; what papers call their test set is val",
-            )
+        check_split(self, split, "these sets have train and val; what papers call their test set is val")
         return self.splits[split]
 
     def read(self, stem: str) -> Sample:
@@ -113,13 +105,7 @@ class Published:
             image = read_image(path)
         with _unpacked(mask_file) as path:
             mask = self.layout.labels(path)
-        if mask.shape != image.shape[:2]:
-            (rows, columns), (height, width) = mask.shape, image.shape[:2]
-            raise DatasetError(
-                f"the mask has {columns}x{rows} pixels, its image {width}x{height}",
-                where=mask_file,
-                remedy="download both again; the release has them in one size",
-            )
+        check_size(image, mask, mask_file, "download both again; the release has them in one size")
         return Sample(stem, image, mask)
 
     def shape(self, stem: str) -> tuple[int, int]:
@@ -138,10 +124,6 @@ class Published:
             except Exception as error:  # Pillow reports damage as whatever it stumbles over
                 raise ImageError(f"expected an image ({error})", where=path, remedy="copy it again") from error
         return (width, height) if turned else (height, width)
-
-    def samples(self, split: str | None = None) -> Iterator[Sample]:
-        """The samples of a split, or all, in order; read as they are asked for."""
-        return (self.read(stem) for stem in self.stems(split))
 
     def check(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
         """Read the whole data set, each file once, and report everything that is wrong with it at once.
@@ -166,18 +148,6 @@ class Published:
             for split, size in self.layout.published.items()
             if counts.get(split, 0) != size
         )
-
-    def class_frequencies(self, split: str | None = None) -> NDArray[np.float64]:
-        """The share of each class among the labelled pixels of a split: float64 (classes,), sum 1.
-
-        Raises:
-            DatasetError: when no pixel is labelled.
-        """
-        return class_frequencies(self, split)
-
-    def digest(self) -> str:
-        """SHA-256 (hex) of class names, splits and decoded pixels."""
-        return digest(self)
 
     def _split(self, place: Place, stem: str) -> str:
         return place.split or (self.layout.split_of(stem) if self.layout.split_of else "train")
