@@ -3,7 +3,8 @@
 Inside, a vendor's kernels have an order of axes and an element type of their own; a boundary in another form
 costs conversions on both sides. Which form is cheapest differs by target, precision and graph, so a target
 offers forms, each pair of neighbouring stages is run in each of them, and the quickest is kept. Tasks conform
-to it. The plan is a file in the store, named by all that it depends on, and is part of a deployment.
+to it. The plan is a file in the store, named by all that it depends on, and is part of a deployment. Where the
+target cannot run, nothing can be measured, and the form with the fewest bytes is taken: a boundary is memory traffic.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def plan_boundaries(
         with suppress(OSError, ValidationError):
             return Plan(_PLAN.validate_json(path.read_bytes()))
     if not (builder.runs_here and builder.target.probe().run):
-        return Plan(tuple(_planned(b, forms[:1]) for b, forms in zip(boundaries, offers, strict=True)))
+        return Plan(tuple(_planned(b, [_smallest(f)]) for b, f in zip(boundaries, offers, strict=True)))
     bench = _Bench(builder)
     planned: list[PlannedBoundary] = []
     for (first, second), boundary, forms in zip(pairwise(stages), boundaries, offers, strict=False):
@@ -110,6 +111,11 @@ def in_form(spec: TensorSpec, form: TensorSpec) -> TensorSpec:
 
 def _planned(boundary: Boundary, forms: Sequence[Form]) -> PlannedBoundary:
     return PlannedBoundary(boundary=boundary.name, chosen=forms[0])
+
+
+def _smallest(forms: Sequence[Form]) -> Form:
+    """The form with the fewest bytes, of equals the first."""
+    return min(forms, key=lambda form: sum(spec.bind(batch=1).nbytes() for spec in form))
 
 
 def _offers(builder: Builder, adapters: Builder, graph: Graph) -> list[Form]:

@@ -18,7 +18,8 @@ def bind(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]]) -> Graph:
     """The graph with the given input shapes; ``"batch"`` stays symbolic, everything else becomes a number.
 
     ONNX's own inference loses sight of a symbolic batch behind Shape, Gather and Reshape. Here shapes are
-    inferred twice, with two sizes of batch, and what differs between the two depends on the batch.
+    inferred twice, with two sizes of batch, and what differs between the two depends on the batch. Where no input
+    has a symbolic batch, once is enough.
 
     Args:
         shapes: by input name; inputs that are not named keep their shape.
@@ -36,7 +37,9 @@ def bind(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]]) -> Graph:
         )
         if clash:
             raise GraphError(f"its input {have} cannot take the shape {shape}", where=graph.source)
-    two, three = (_inferred(graph, shapes, batch) for batch in (2, 3))
+    open_batch = any(BATCH in shape for shape in shapes.values())
+    two, *more = (_inferred(graph, shapes, batch) for batch in ((2, 3) if open_batch else (2,)))
+    three = more[0] if more else two
     model = graph.edit()
     for value in model.graph.inputs:
         if str(value.name) in shapes:

@@ -2,11 +2,13 @@
 
 ::
 
-    python build_engine.py KIT/stage1.json          # or several, or a folder
+    python build_engine.py KIT/stage1.request.json          # or several, or a folder
 
-stagekit runs this file in a process of its own, so that a crash of the vendor's code is an error and not the end
-of stagekit; a kit for people who build elsewhere holds a copy of it. A request names the ONNX file, the build
-configuration (:class:`stagekit_tensorrt.config.BuildConfig`) and where plan and result go, relative to itself.
+stagekit runs this file as a process of its own, where ``--serve BUILDER`` takes the paths of requests from standard
+input; a kit for people who build elsewhere holds a copy of it. Each engine is built in a process forked from one that
+has the vendor's library loaded, so that a crash of the vendor's code ends that build and nothing else. A request
+names the ONNX file, the build configuration (:class:`stagekit_tensorrt.config.BuildConfig`) and where plan and result
+go, relative to itself.
 
 Sources: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/ and for the differences
 https://docs.nvidia.com/deeplearning/tensorrt/latest/api/migration/tensorrt-10x-to-11x-python-api.html,
@@ -23,6 +25,8 @@ import os
 import runpy
 import sys
 import time
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,7 @@ class Differences:
         module: the Python module.
         needs_gpu: building times kernels on the GPU that is here; else it names compute capabilities.
         timing_cache: kernel timings can be kept; RTX has the calls, and they do nothing.
+        kernel_cache: the runtime compiles kernels, and can keep them.
         lean_runtime: the lean runtime that ``version_compatible`` puts into a plan is part of the package.
         checks_plans: ``Runtime.get_engine_validity`` looks at a plan without loading it.
         inspector_edges: the key of inputs and outputs in the engine inspector's JSON.
@@ -44,15 +49,16 @@ class Differences:
     module: str
     needs_gpu: bool
     timing_cache: bool
+    kernel_cache: bool
     lean_runtime: bool
     checks_plans: bool
     inspector_edges: str
 
 
 DIFFERENCES = {
-    ("tensorrt", 10): Differences("tensorrt", True, True, True, False, "Bindings"),
-    ("tensorrt", 11): Differences("tensorrt", True, True, True, False, "I/O Tensors"),
-    ("tensorrt-rtx", 1): Differences("tensorrt_rtx", False, False, False, True, "I/O Tensors"),
+    ("tensorrt", 10): Differences("tensorrt", True, True, False, True, False, "Bindings"),
+    ("tensorrt", 11): Differences("tensorrt", True, True, False, True, False, "I/O Tensors"),
+    ("tensorrt-rtx", 1): Differences("tensorrt_rtx", False, False, True, False, True, "I/O Tensors"),
 }
 """By builder and major version."""
 
@@ -82,14 +88,17 @@ def import_vendor(builder: str) -> tuple[str, Any]:
     """The builder's name and its module; ``auto`` takes TensorRT where it imports, else TensorRT-RTX.
 
     Raises:
-        ImportError: neither imports.
+        ImportError: neither imports, or a library of theirs does not load.
     """
-    if builder != "auto":
-        return builder, importlib.import_module(builder.replace("-", "_"))
+    if builder == "auto":
+        try:
+            return import_vendor("tensorrt")
+        except ImportError:
+            return import_vendor("tensorrt-rtx")
     try:
-        return "tensorrt", importlib.import_module("tensorrt")
-    except ImportError:
-        return "tensorrt-rtx", importlib.import_module("tensorrt_rtx")
+        return builder, importlib.import_module(builder.replace("-", "_"))
+    except OSError as error:
+        raise ImportError(str(error)) from error
 
 
 def build(request: Path, emit: Any = print) -> dict[str, Any]:
@@ -110,6 +119,7 @@ def build(request: Path, emit: Any = print) -> dict[str, Any]:
     builder = trt.Builder(log)
     # TensorRT 10 must be asked to take its precision from the ONNX types; the others do nothing else.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network.name = "stagekit"  # else it is numbered, and the number is part of the plan
     parse(trt, network, log, request.parent / asked["onnx"])
     options = builder.create_builder_config()
     _configure(trt, options, config, row)
@@ -131,6 +141,7 @@ def build(request: Path, emit: Any = print) -> dict[str, Any]:
         "builder": name,
         "version": trt.__version__,
         "seconds": time.perf_counter() - begun,
+        "processor_seconds": time.process_time(),  # of this process, which does nothing else
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "onnx_sha256": hashlib.sha256((request.parent / asked["onnx"]).read_bytes()).hexdigest(),
@@ -248,19 +259,60 @@ def with_fixed_addresses() -> None:
     os.execv(sys.executable, sys.orig_argv)
 
 
+def build_apart(request: Path) -> int:
+    """Builds in a process forked from this one, or in this one where there is no fork.
+
+    Returns:
+        0 done, 1 refused, 3 the vendor's package is not here; of a crash the signal's number, negative.
+    """
+    if not hasattr(os, "fork"):
+        return _build_and_tell(request)
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    code = 1
+    try:
+        code = _build_and_tell(request)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _build_and_tell(request: Path) -> int:
+    try:
+        result = build(request, lambda line: print(line, flush=True))
+    except (BuildFailed, ImportError) as error:
+        print(f"FAILED: {request.name}: {error}", flush=True)
+        return 3 if isinstance(error, ImportError) else 1
+    print(f"BUILT: {request.name}: {result['bytes']} bytes, {result['seconds']:.1f} s", flush=True)
+    return 0
+
+
+def serve(builder: str) -> int:
+    """Builds the request on each line of standard input; ends each log with a line ``ENDED: <exit code>``."""
+    with suppress(ImportError):  # each request will say so
+        import_vendor(builder)
+    for line in sys.stdin:
+        code = build_apart(Path(line.rstrip("\n")))
+        print(f"\nENDED: {code}", flush=True)  # a crash may have left half a line
+    return 0
+
+
 def main(arguments: list[str]) -> int:
-    """Builds every request named; 0 done, 1 refused, 3 the vendor's package is not here."""
+    """Builds every request named, whatever becomes of the others; returns the first exit code that is not 0."""
+    if arguments[:1] == ["--serve"]:
+        return serve(arguments[1])
     requests: list[Path] = []
     for path in map(Path, arguments):
         requests += sorted(path.glob("*.request.json")) if path.is_dir() else [path]
-    for request in requests:
-        try:
-            result = build(request, lambda line: print(line, flush=True))
-        except (BuildFailed, ImportError) as error:
-            print(f"FAILED: {request.name}: {error}", flush=True)
-            return 3 if isinstance(error, ImportError) else 1
-        print(f"BUILT: {request.name}: {result['bytes']} bytes, {result['seconds']:.1f} s", flush=True)
-    return 0
+    codes = [build_apart(request) for request in requests]
+    for request, code in zip(requests, codes, strict=True):
+        if code < 0:
+            print(f"FAILED: {request.name}: the builder crashed (signal {-code})", flush=True)
+    return next((abs(code) for code in codes if code), 0)
 
 
 if __name__ == "__main__":

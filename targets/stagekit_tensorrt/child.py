@@ -1,13 +1,21 @@
-"""Running ``build_engine.py`` in a process of its own: with a time limit, a live log, and crashes as errors."""
+"""Running ``build_engine.py`` apart from this process: with a time limit, a live log, and crashes as errors.
+
+A process that has the vendor's library loaded waits for requests and forks for each, so that a crash takes one build
+with it and no other, and starting costs a build almost nothing. It ends with this process.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +61,11 @@ def write_request(folder: Path, name: str, config: BuildConfig, timing_cache: Pa
 def run(
     request: Path, progress: Progress, limit: float = TIME_LIMIT, script: Path | None = None, gpu: int = 0
 ) -> Build:
-    """Builds in a child process.
+    """Builds in another process.
 
     Args:
         progress: told of the builder's log as it comes.
-        limit: seconds after which the child is ended.
+        limit: seconds after which the build is ended.
         script: in place of ``build_engine.py``.
         gpu: that TensorRT is to time kernels on.
 
@@ -65,38 +73,30 @@ def run(
         CompileError: the builder refused (with its own words), crashed, or took longer than ``limit``.
         TargetUnavailable: the vendor's package does not import there.
     """
-    # -P: without it the script's folder, which is this package, comes first on the path.
-    command = [sys.executable, "-P", str(script or build_engine.__file__), str(request)]
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=_seeing(gpu),
-    )
+    builder = json.loads(request.read_text(encoding="utf-8"))["config"]["builder"]
+    path = str(script or build_engine.__file__)
+    waiting = _waiting[os.getpid(), path, builder, gpu]
+    server = waiting.pop() if waiting else None
+    if server is None or server.poll() is not None:
+        server = _start(path, builder, gpu)
     late = threading.Event()
 
     def end() -> None:
         late.set()
-        child.kill()
+        _kill(server)
 
     timer = threading.Timer(limit, end)
     timer.start()
     log: list[str] = []
-    told = time.monotonic()
+    code = None
     try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            log.append(line.rstrip())
-            if not log[-1].startswith("INFO") or time.monotonic() - told > TELL_EVERY:
-                progress(log[-1])
-                told = time.monotonic()
-        code = child.wait()
+        code = _follow(server, request, log, progress)
     finally:
         timer.cancel()
-        child.kill()
-        child.wait()
+        if code is None or late.is_set():
+            _end(server)
+        else:
+            waiting.append(server)
     if late.is_set():
         raise CompileError(
             f"the builder was still at it after {limit:.0f} s",
@@ -106,7 +106,67 @@ def run(
     if code == 0:
         result = json.loads(request.with_name(request.name.replace(".request.", ".result.")).read_text())
         return Build(result, log)
-    raise _failure(code, log, request)
+    raise _failure(server.returncode if code is None else code, log, request)
+
+
+_waiting: dict[tuple[int, str, str, int], list[subprocess.Popen[str]]] = defaultdict(list)
+"""Processes with nothing to do, by this process, script, builder and GPU."""
+
+
+def _start(script: str, builder: str, gpu: int) -> subprocess.Popen[str]:
+    # -P: without it the script's folder, which is this package, comes first on the path.
+    return subprocess.Popen(
+        [sys.executable, "-P", script, "--serve", builder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=_seeing(gpu),
+        start_new_session=True,  # a group, to be ended together
+    )
+
+
+def _follow(server: subprocess.Popen[str], request: Path, log: list[str], progress: Progress) -> int | None:
+    """Reads the log of one build as it comes; returns its exit code, or ``None`` where the server itself ended."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    told = time.monotonic()
+    with suppress(BrokenPipeError):
+        print(request.absolute(), file=server.stdin, flush=True)
+    for line in map(str.rstrip, server.stdout):
+        if line.startswith("ENDED: "):
+            return int(line.removeprefix("ENDED: "))
+        if not line:
+            continue
+        log.append(line)
+        if not line.startswith("INFO") or time.monotonic() - told > TELL_EVERY:
+            progress(line)
+            told = time.monotonic()
+    return None
+
+
+def _kill(server: subprocess.Popen[str]) -> None:
+    """Ends a server and the build that it forked."""
+    if sys.platform == "win32":
+        server.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    _kill(server)
+    with suppress(BrokenPipeError), server:  # closes its pipes and waits for it
+        pass
+
+
+@atexit.register
+def end_waiting() -> None:
+    """Ends the processes that wait for a build; the next build starts one anew."""
+    for (owner, *_), servers in _waiting.items():
+        while owner == os.getpid() and servers:
+            _end(servers.pop())
 
 
 def _seeing(gpu: int) -> dict[str, str]:

@@ -21,7 +21,9 @@ OPTIONS: Mapping[str, Option] = {
     "verbosity": Option(str, "what a plan tells profilers: none, layer_names_only or detailed (default)"),
     "tf32": Option(bool, "let f32 products round to TF32's 10 bits; false"),
     "rest": Option(str, "what an int8 graph leaves in floating point: f32 (default), fp16 or bf16"),
-    "timing_cache": Option(bool, "keep kernel timings in the store; true; TensorRT only", affects_engine=False),
+    "timing_cache": Option(
+        bool, "keep kernel timings, of RTX compiled kernels, in the store; true", affects_engine=False
+    ),
     "time_limit": Option(int, "seconds that one build may take; 3600", affects_engine=False),
     **SCHEME_OPTIONS,
 }
@@ -119,6 +121,17 @@ def capabilities(profile: Profile) -> tuple[int, ...]:
             f"compute_capability must be e.g. 86 or 80,86,89, got {text!r}", where=f"profile {profile.name}"
         )
     return tuple(sorted({int(word) for word in words}))
+
+
+def float_precision(profile: Profile) -> str:
+    """In what a graph computes where it does not compute in integers: ``f32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        UsageError: the option ``rest`` says something else.
+    """
+    if profile.precision != "int8":
+        return profile.precision
+    return choice(profile, "rest", ("f32", "fp16", "bf16"), "f32")
 
 
 def choice(profile: Profile, option: str, known: Sequence[str], default: str) -> str:

@@ -56,7 +56,7 @@ def vendor(builder: str) -> tuple[ModuleType, Differences]:
     try:
         _, module = import_vendor(builder)
         return module, differences(builder, module.__version__)
-    except (ImportError, OSError) as error:
+    except ImportError as error:
         raise TargetUnavailable(f"{builder} does not import: {error}", where="tensorrt", remedy=REMEDY) from error
     except BuildFailed as error:
         raise TargetUnavailable(str(error), where="tensorrt", remedy="install one of these") from error

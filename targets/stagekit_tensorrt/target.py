@@ -22,6 +22,7 @@ from stagekit_tensorrt.cuda import Cuda, runtime_module
 from stagekit_tensorrt.engine import TrtEngine
 from stagekit_tensorrt.gpu import gpus
 from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
+from stagekit_tensorrt.kernel_cache import KernelCache
 from stagekit_tensorrt.vendor_log import VendorLog, last_words, vendor_log
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class TensorRtTarget:
         return lint(plan(graph, graph.inputs, graph.outputs, profile))
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
-        """The plain form, and in half precision half the bytes; TensorRT picks the order of channels itself."""
-        half = HALF_TYPES.get(profile.precision)
+        """The plain form, and where floats are computed in half, half the bytes; TensorRT orders channels itself."""
+        half = HALF_TYPES.get(config.float_precision(profile))
         if half is None or spec.dtype != "float32" or spec.quantization is not None:
             return [spec]
         return [spec, TensorSpec(spec.name, half, spec.shape, spec.layout)]
@@ -98,7 +99,9 @@ class TensorRtTarget:
         planned = plan(graph, inputs, outputs, profile)
         refuse(planned)
         planned.graph.save(workdir / "engine.onnx")
-        cache = _timing_cache(profile)
+        cache = _kept_in_store(profile, "timing") if vendor(resolve(profile)[0])[1].timing_cache else None
+        if cache:
+            cache.parent.mkdir(parents=True, exist_ok=True)
         request = child.write_request(workdir, "engine", planned.config, cache)
         try:
             limit = config.positive(profile, "time_limit", child.TIME_LIMIT)
@@ -116,6 +119,7 @@ class TensorRtTarget:
             sidecar.metadata(profile, built.result, planned.node_counts()),
             {
                 "seconds": built.result["seconds"],
+                "processor_seconds": built.result["processor_seconds"],
                 "warnings": built.result["warnings"],
                 "layers": built.result["layers"],
                 "log": built.log[-LOG_LINES:],
@@ -141,10 +145,11 @@ class TensorRtTarget:
             )
         path = blob.root / blob.files[0]
         cuda = _cuda(gpu.index)
-        engine, runtime, log = _deserialise(trt, row, path)
-        return TrtEngine(
-            engine, runtime, log, cuda, str(path), blob.inputs, blob.outputs, tuple(blob.metadata["batches"])
-        )
+        cuda.activate()  # this may be another thread than the one that opened it
+        engine, runtime, log = _deserialise(trt, row, path, blob.metadata["options"].get("version_compatible", False))
+        batches = tuple(blob.metadata["batches"])
+        kernels = _kernel_cache(profile) if row.kernel_cache else None
+        return TrtEngine(engine, runtime, log, cuda, str(path), blob.inputs, blob.outputs, batches, kernels)
 
 
 def _check_builder(profile: Profile) -> None:
@@ -176,26 +181,27 @@ def _check_builder(profile: Profile) -> None:
         )
 
 
-def _timing_cache(profile: Profile) -> Path | None:
-    """A file in the store for kernel timings of this builder and GPU, where the builder keeps any."""
-    builder, version = resolve(profile)
-    _, row = vendor(builder)
-    if not row.timing_cache or not profile.options.get("timing_cache", True):
+def _kept_in_store(profile: Profile, what: str) -> Path | None:
+    """A file for what this builder learns about this GPU; ``None`` where the profile wants none."""
+    if not profile.options.get("timing_cache", True):
         return None
-    folder = Store.default().root / "timing"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{builder} {version} {sidecar.device(profile)}".replace("/", "_").replace(" ", "_")
-    return folder / f"{name}.cache"
+    gpu = sidecar.gpu_of(profile)
+    name = " ".join([*resolve(profile), gpu.name if gpu else "no GPU"])
+    return Store.default().root / what / f"{name.replace('/', '_').replace(' ', '_')}.cache"
 
 
-def _deserialise(trt: ModuleType, row: Differences, path: Path) -> tuple[Any, Any, VendorLog]:
+def _deserialise(trt: ModuleType, row: Differences, path: Path, version_compatible: bool) -> tuple[Any, Any, VendorLog]:
     """The vendor's engine, and the runtime and log that must outlive it.
+
+    Args:
+        version_compatible: the plan holds a lean runtime, whose code a runtime runs only where it is told that it may.
 
     Raises:
         EngineError: the runtime refuses the plan.
     """
     log = vendor_log(trt)
     runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = version_compatible and row.lean_runtime
     content = path.read_bytes()
     if row.checks_plans:
         validity, diagnostics = runtime.get_engine_validity(content)
@@ -212,6 +218,13 @@ def _deserialise(trt: ModuleType, row: Differences, path: Path) -> tuple[Any, An
 
 
 _opened: dict[tuple[int, int], Cuda] = {}
+_kernels: dict[tuple[int, Path], KernelCache] = {}
+
+
+def _kernel_cache(profile: Profile) -> KernelCache | None:
+    """One for each file and process: engines share what they compile, and the cache outlives them all."""
+    path = _kept_in_store(profile, "kernels")
+    return None if path is None else _kernels.setdefault((os.getpid(), path), KernelCache(path))
 
 
 def _cuda(index: int) -> Cuda:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import onnx_ir as ir
 
 from stagekit.graph import Graph, TensorSpec, with_edges
 from stagekit.graph.shapes import bind
 from stagekit.target import Profile
-from stagekit_tensorrt.config import BuildConfig, build_config, choice
+from stagekit_tensorrt.config import BuildConfig, build_config, float_precision
 from stagekit_tensorrt.halves import in_half
 
 BYTES = ir.DataType.UINT8
@@ -42,16 +43,20 @@ def plan(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpe
         UsageError: the profile or a format makes no sense.
         CompileError: the graph cannot be written in the profile's types.
     """
-    formed = with_edges(graph, inputs, outputs)
     if len(profile.batch) == 1:
-        formed = bind(formed, {s.name: s.bind(batch=profile.batch[0]).shape for s in formed.inputs})
-    typed = named(bytes_cast_first(formed))
-    half = profile.precision
-    if half == "int8":
-        half = choice(profile, "rest", ("f32", "fp16", "bf16"), "f32")
-    if half != "f32":
-        typed = in_half(typed, half)
+        (batch,) = profile.batch
+        graph = _of_size(graph, batch)
+        inputs, outputs = ([spec.bind(batch=batch) for spec in edges] for edges in (inputs, outputs))
+    typed = named(bytes_cast_first(with_edges(graph, inputs, outputs)))
+    floats = float_precision(profile)
+    if floats != "f32":
+        typed = in_half(typed, floats)
     return Plan(typed, build_config(typed.inputs, profile))
+
+
+@lru_cache(maxsize=1)  # a graph is looked at, and then built
+def _of_size(graph: Graph, batch: int) -> Graph:
+    return bind(graph, {spec.name: spec.bind(batch=batch).shape for spec in graph.inputs})
 
 
 def bytes_cast_first(graph: Graph) -> Graph:

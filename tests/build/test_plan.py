@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.graph import TensorSpec
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.target import Profile, load_profile
+from stagekit.target import Availability, Profile, load_profile
 
 
 class Offering(OnnxRuntimeTarget):
@@ -121,6 +122,23 @@ def test_where_a_target_knows_one_form_nothing_is_measured(zoo: Any, tmp_path: P
     made = build(zoo, Builder(OnnxRuntimeTarget(), load_profile("ort-f32"), Store(tmp_path / "store")), None)
     assert measured == [] and not (tmp_path / "store" / "plans").exists()
     assert [b.tried for b in made.manifest.plan] == [(), (), ()]
+
+
+class Absent(OnnxRuntimeTarget):
+    """A device that is not here; takes and gives halves as well, and integers of twice the bytes."""
+
+    def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
+        return [spec, replace(spec, dtype="int64"), replace(spec, dtype="float16"), spec.transposed("NHWC")]
+
+    def probe(self) -> Availability:
+        return replace(super().probe(), run=False)
+
+
+def test_where_nothing_can_be_measured_the_fewest_bytes_cross(zoo: Any, tmp_path: Path, measured: list[int]) -> None:
+    made = build(zoo, Builder(Absent(), load_profile("ort-f32"), Store(tmp_path / "store")), None)
+    assert measured == [] and not (tmp_path / "store" / "plans").exists()
+    forms = [[(t.dtype, t.layout) for t in b.chosen] for b in made.manifest.plan]
+    assert forms == [[("float16", "NCHW")], [("float16", "NCHW")], [("float32", "NCHW")]], "no stage reads the last"
 
 
 @pytest.mark.parametrize(

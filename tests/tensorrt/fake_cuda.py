@@ -163,11 +163,54 @@ class FakeContext:
         written[:] = self._function(read.reshape(shape)).ravel()
 
 
+class FakeKernelCache:
+    """An ``IRuntimeCache``; a context adds a kernel that is missing, and takes note of having had to."""
+
+    def __init__(self) -> None:
+        self.kernels: list[str] = []
+        self.compiled: list[str] = []
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(b"kernels:"):
+            return False
+        self.kernels = content.removeprefix(b"kernels:").decode().split()
+        return True
+
+    def serialize(self) -> bytes:
+        return b"kernels:" + " ".join(self.kernels).encode()
+
+    def need(self, kernel: str) -> None:
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
+            self.compiled.append(kernel)
+
+
+class FakeRuntimeConfig:
+    """An ``IRuntimeConfig``."""
+
+    cache: FakeKernelCache | None = None
+
+    def create_runtime_cache(self) -> FakeKernelCache:
+        return FakeKernelCache()
+
+    def set_runtime_cache(self, cache: FakeKernelCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class FakeVendorEngine:
-    """An ``ICudaEngine``."""
+    """An ``ICudaEngine``; with a name for its kernel it compiles like TensorRT-RTX."""
 
-    def __init__(self, runtime: FakeRuntime, function: Callable[[Array], Array]) -> None:
+    def __init__(self, runtime: FakeRuntime, function: Callable[[Array], Array], kernel: str = "") -> None:
         self._made = (runtime, function)
+        self._kernel = kernel
+        self.caches: list[FakeKernelCache] = []
 
-    def create_execution_context(self) -> FakeContext:
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
+
+    def create_execution_context(self, config: FakeRuntimeConfig | None = None) -> FakeContext:
+        if config is not None and config.cache is not None:
+            config.cache.need(self._kernel)
+            self.caches.append(config.cache)
         return FakeContext(*self._made)

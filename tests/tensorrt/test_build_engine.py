@@ -136,6 +136,21 @@ def test_auto_prefers_tensorrt(vendor: Vendor) -> None:
     assert build_engine.import_vendor("auto") == ("tensorrt", vendor.module)
 
 
+def test_a_library_that_does_not_load_is_a_package_that_does_not_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So ``auto`` goes on to the next, and a build ends in what to install."""
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: no such file')")
+    (tmp_path / "tensorrt_rtx.py").write_text("__version__ = '1.7'")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ImportError, match=r"libnvinfer\.so\.10"):
+        build_engine.import_vendor("tensorrt")
+    assert build_engine.import_vendor("auto")[0] == "tensorrt-rtx"
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
+
+
 def test_the_second_gpu_is_the_first_that_the_child_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert child._seeing(1)["CUDA_VISIBLE_DEVICES"] == "1"

@@ -60,27 +60,39 @@ def test_each_capability_has_a_plan_of_its_own_and_one_can_serve_several(rtx: Ma
     assert len(digests) == 4
 
 
-def test_fresh_processes_build_the_same_bytes(rtx: MakeProfile, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("graph", "precision"), [(nets.attention, "fp16"), (nets.quantised, "int8")])
+def test_fresh_processes_build_the_same_bytes(
+    rtx: MakeProfile, graph: Callable[[], Graph], precision: str, tmp_path: Path
+) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from stagekit.target import Profile, silent; from stagekit.graph import load\n"
         "from stagekit_tensorrt import TensorRtTarget\n"
         "graph = load(Path(sys.argv[1])); options = {'builder': 'tensorrt-rtx', 'compute_capability': '89'}\n"
-        "profile = Profile('p', 'tensorrt', 'GPU', 'fp16', (1, 4), options)\n"
+        "profile = Profile('p', 'tensorrt', 'GPU', sys.argv[3], (1, 4), options)\n"
         "folder = Path(sys.argv[2]); folder.mkdir()\n"
         "blob = TensorRtTarget().compile(graph, graph.inputs, graph.outputs, profile, folder, silent)\n"
         "print(*blob.metadata['sha256'])"
     )
-    nets.attention().save(tmp_path / "graph.onnx")
+    graph().save(tmp_path / "graph.onnx")
     found = []
     for seed in ("1", "2"):
-        command = [sys.executable, "-c", program, str(tmp_path / "graph.onnx"), str(tmp_path / seed)]
+        command = [sys.executable, "-c", program, str(tmp_path / "graph.onnx"), str(tmp_path / seed), precision]
         done = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed}, check=False
         )
         assert done.returncode == 0, done.stderr
         found.append(done.stdout)
     assert found[0] == found[1] != ""
+
+
+def test_what_was_built_before_does_not_show_in_the_bytes(rtx: MakeProfile, tmp_path: Path) -> None:
+    """Builds are forked from one process, and a kit's come one after the other."""
+    digests = []
+    for index, graph in enumerate((nets.attention, nets.conv, nets.attention)):
+        (tmp_path / str(index)).mkdir()
+        digests.append(build(graph(), rtx("fp16", compute_capability="89"), tmp_path / str(index)).metadata["sha256"])
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_the_parsers_complaint_names_our_node(rtx: MakeProfile, tmp_path: Path) -> None:

@@ -43,27 +43,31 @@ MEGABYTE = 2**20
 @pytest.fixture(scope="module")
 def report() -> Iterator[dict[str, Any]]:
     found = TARGET.probe()
+    path = os.environ.get("STAGEKIT_GPU_REPORT")
+    if not found.run and path:
+        pytest.exit(f"there will be no {path}: {found.reason}\n  -> {found.remedy}", returncode=3)
     if not found.run:
         pytest.skip(f"NOT TESTED: {found.reason}")
     here = {"gpus": [gpu.name for gpu in gpus()], "capability": gpus()[0].capability, "toolchain": found.version}
     data: dict[str, Any] = {"device": here, "rows": []}
     yield data
-    path = os.environ.get("STAGEKIT_GPU_REPORT")
     if path:
         Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
-Load = Callable[[Graph, Profile], TrtEngine]
+Load = Callable[..., TrtEngine]
 
 
 @pytest.fixture
 def load(report: dict[str, Any], tmp_path: Path) -> Iterator[Load]:
     opened: list[TrtEngine] = []
 
-    def build_and_load(graph: Graph, profile: Profile) -> TrtEngine:
+    def build_and_load(graph: Graph, profile: Profile, form: int = 0) -> TrtEngine:
+        """``form`` counts the forms that the target offers for its edges."""
         folder = tmp_path / str(len(opened))
         folder.mkdir()
-        blob = TARGET.compile(graph, graph.inputs, graph.outputs, profile, folder, silent)
+        takes, gives = ([TARGET.boundaries(s, profile)[form] for s in edges] for edges in (graph.inputs, graph.outputs))
+        blob = TARGET.compile(graph, takes, gives, profile, folder, silent)
         opened.append(TARGET.load(blob, profile))
         return opened[-1]
 
@@ -98,6 +102,20 @@ def test_outputs_are_those_of_onnxruntime(
         else:
             row["error"] = float(np.abs(found - right).max() / np.abs(right).max())
             assert row["error"] < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_edges_may_be_in_half(load: Load, profile: MakeProfile, report: dict[str, Any], precision: str) -> None:
+    graph, wanted_profile = nets.conv(64), profile(precision)
+    engine = load(graph, wanted_profile, 1)
+    inputs = reference.sample(engine.inputs, 1)
+    wanted = reference.run(plan(graph, engine.inputs, engine.outputs, wanted_profile).graph, inputs)["y"]
+    (buffer,) = engine.lane().submit(buffers(engine, inputs), 1).wait()
+    found = buffer.to_host()
+    assert found.dtype == engine.outputs[0].numpy_dtype != np.float32
+    error = float(np.abs(found.astype(np.float32) - wanted).max() / np.abs(wanted).max())
+    report["rows"].append({"graph": "conv", "precision": precision, "edges": str(found.dtype), "error": error})
+    assert error < TOLERANCE[precision]
 
 
 def test_latency_is_measured_and_a_chain_stays_on_the_device(
@@ -172,6 +190,23 @@ def test_the_timing_cache_is_kept_in_the_store(load: Load, profile: MakeProfile,
     assert cache.stat().st_size > 0
     report["rows"].append({"first_build_s": seconds[0], "second_build_s": seconds[1]})
     assert seconds[1] < seconds[0]
+
+
+def test_compiled_kernels_are_kept_in_the_store(load: Load, profile: MakeProfile, report: dict[str, Any]) -> None:
+    wanted = profile("fp16")
+    _, row = vendor(resolve(wanted)[0])
+    if not row.kernel_cache:
+        pytest.skip("TensorRT compiles no kernels when it runs")
+    engine = load(nets.conv(128), wanted)
+    seconds = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        engine.lane().submit(buffers(engine, reference.sample(engine.inputs, 1)), 1).wait()
+        seconds.append(time.perf_counter() - begun)
+    engine.close()
+    (cache,) = (Store.default().root / "kernels").iterdir()
+    assert cache.stat().st_size > 0
+    report["rows"].append({"first_call_s": seconds[0], "call_of_another_lane_s": seconds[1]})
 
 
 def test_a_plan_for_another_gpu_is_refused_before_it_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def test_a_kit_holds_files_scripts_and_golden_outputs(kit: Path) -> None:
     golden = np.load(kit / "a-net.golden.npz")
     found = reference.run(load(kit / "a-net.onnx"), {"x": golden["in:x"]})
     assert np.array_equal(found["y"], golden["out:y"])
+
+
+@pytest.mark.parametrize(("precision", "crossing"), [("f32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
+def test_boundaries_are_in_half_where_the_arithmetic_is(
+    zoo: Any, tmp_path: Path, precision: str, crossing: str
+) -> None:
+    """Where nothing can be measured; SPMs take and give the same, and golden inputs and outputs follow."""
+    emit_kit([zoo.stages, zoo.tasks["land"]], tmp_path / "kit", profile=f"trt-{precision}")
+    graphs = {e["graph"]: e for e in json.loads((tmp_path / "kit" / "kit.json").read_text())["graphs"]}
+    edges = {(name, spec["name"]): spec["dtype"] for name, e in graphs.items() for spec in e["inputs"] + e["outputs"]}
+    stages = [name for name in graphs if "/" not in name]
+    for before, stage in pairwise(stages):
+        (given,), (taken,) = graphs[before]["outputs"], graphs[stage]["inputs"]
+        assert given["dtype"] == taken["dtype"] == crossing
+    assert edges["land/spm0", "feature"] == edges["land/spm0", "prompted"] == crossing
+    typed = load(tmp_path / "kit" / f"{stages[1]}.onnx")
+    assert [spec.dtype for spec in (*typed.inputs, *typed.outputs)] == [crossing] * 2
 
 
 def test_the_scripts_need_python_alone(kit: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from stagekit_tensorrt import cuda as cuda_module
 from stagekit_tensorrt.cuda import SPARE_BLOCKS, Cuda
 from stagekit_tensorrt.engine import CALLS_IN_FLIGHT, TrtEngine
+from stagekit_tensorrt.kernel_cache import KernelCache
 
 from stagekit.errors import EngineError, UsageError
 from stagekit.graph import TensorSpec
@@ -174,3 +176,39 @@ def test_inputs_of_the_wrong_form_are_refused(load: Any) -> None:
 def test_a_failing_cuda_call_is_an_error_that_names_it(runtime: FakeRuntime) -> None:
     with pytest.raises(EngineError, match="cudaSetDevice failed: cudaErrorInvalidValue"):
         Cuda(1)
+
+
+def compiling(runtime: FakeRuntime, cuda: Cuda, kernels: KernelCache, *names: str) -> list[str]:
+    """Opens engines that need these kernels, runs and closes them; returns what had to be compiled."""
+    vendors = [FakeVendorEngine(runtime, lambda x: x + 1, name) for name in names]
+    for vendor in vendors:
+        engine = TrtEngine(vendor, None, None, cuda, "engine", (X,), (Y,), (1,), kernels)
+        (output,) = engine.lane().submit([frame(1)], 1).wait()
+        assert (output.to_host() == 2).all()
+        engine.close()
+    assert len({id(cache) for vendor in vendors for cache in vendor.caches}) == 1, "engines share one cache"
+    return vendors[0].caches[0].compiled
+
+
+def test_compiled_kernels_are_shared_and_kept_for_the_next_process(
+    runtime: FakeRuntime, cuda: Cuda, tmp_path: Path
+) -> None:
+    path = tmp_path / "kernels" / "gpu.cache"
+    assert compiling(runtime, cuda, KernelCache(path), "conv", "gemm", "conv") == ["conv", "gemm"]
+    assert [file.name for file in path.parent.iterdir()] == ["gpu.cache"]
+    assert compiling(runtime, cuda, KernelCache(path), "gemm", "pool") == ["pool"]
+    assert compiling(runtime, cuda, KernelCache(path), "conv", "pool", "gemm") == []
+
+
+def test_a_foreign_file_of_kernels_counts_for_nothing_and_is_replaced(
+    runtime: FakeRuntime, cuda: Cuda, tmp_path: Path
+) -> None:
+    path = tmp_path / "gpu.cache"
+    path.write_bytes(b"of another driver")
+    assert compiling(runtime, cuda, KernelCache(path), "conv") == ["conv"]
+    assert path.read_bytes() == b"kernels:conv"
+
+
+def test_kernels_that_cannot_be_kept_are_no_error(runtime: FakeRuntime, cuda: Cuda, tmp_path: Path) -> None:
+    (tmp_path / "kernels").write_text("a file where the folder should be")
+    assert compiling(runtime, cuda, KernelCache(tmp_path / "kernels" / "gpu.cache"), "conv") == ["conv"]

@@ -26,6 +26,8 @@ MADE_BY = {
     ("Runtime", "deserialize_cuda_engine"): "ICudaEngine",
     ("ICudaEngine", "create_engine_inspector"): "EngineInspector",
     ("ICudaEngine", "create_execution_context"): "IExecutionContext",
+    ("ICudaEngine", "create_runtime_config"): "IRuntimeConfig",
+    ("IRuntimeConfig", "create_runtime_cache"): "IRuntimeCache",
 }
 """The class of what a method gives back."""
 
@@ -37,10 +39,11 @@ KNOWN_AS = {
     "vendor_engine": "ICudaEngine",
     "context": "IExecutionContext",
     "runtime": "Runtime",
+    "runtime_cache": "IRuntimeCache",
 }
 """What a parameter or field of that name is, in the files that talk to TensorRT."""
 
-TALKS_TO_VENDOR = {"build_engine.py", "engine.py", "layers.py", "target.py", "vendor_log.py"}
+TALKS_TO_VENDOR = {"build_engine.py", "engine.py", "kernel_cache.py", "layers.py", "target.py", "vendor_log.py"}
 
 RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),
@@ -49,6 +52,10 @@ RTX_ONLY = {
     ("Runtime", "get_engine_validity"),
     (MODULE, "EngineValidity"),
     ("EngineValidity", "INVALID"),
+    ("IRuntimeConfig", "create_runtime_cache"),
+    ("IRuntimeConfig", "set_runtime_cache"),
+    ("IRuntimeCache", "deserialize"),
+    ("IRuntimeCache", "serialize"),
 }
 """Reached only where the table of differences says so."""
 
@@ -115,6 +122,9 @@ def test_the_walk_finds_the_calls_that_matter() -> None:
         ("IOptimizationProfile", "set_shape"),
         ("Builder", "build_serialized_network"),
         ("ITimingCache", "serialize"),
+        ("Runtime", "engine_host_code_allowed"),
+        ("IRuntimeConfig", "set_runtime_cache"),
+        ("IRuntimeCache", "deserialize"),
         ("Runtime", "deserialize_cuda_engine"),
         ("IExecutionContext", "execute_async_v3"),
         ("IExecutionContext", "set_tensor_address"),
