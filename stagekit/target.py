@@ -241,6 +241,25 @@ class Target(Protocol):
         """
 
 
+@runtime_checkable
+class Observing(Protocol):
+    """What a target may offer besides: a look at the inner tensors of an engine whose report lists its layers."""
+
+    def observe(
+        self,
+        root: Path,
+        inputs: Sequence[np.ndarray[Any, Any]],
+        reals: Mapping[str, np.ndarray[Any, Any]],
+    ) -> tuple[list[np.ndarray[Any, Any]], list[dict[str, float | None]]]:
+        """The engine's outputs, and for each layer of its report what these inputs did there.
+
+        Args:
+            root: the engine's files.
+            inputs: as the engine takes them, of any batch.
+            reals: tensors of the float model by name, for the same images.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class HostBuffer:
     """A buffer in ordinary memory: what goes in from outside, and what CPU targets give back."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stagekit.errors import GraphError
+from stagekit.quant.adapters import adapter_keys
 from stagekit.quant.stages import chain_hashes, chain_positions
 from stagekit.quant.statistics import Statistics, observe
 from stagekit.runtime.program import Call
@@ -19,7 +20,8 @@ Array = np.ndarray[Any, Any]
 class Observer:
     """Runs a chain's graphs and keeps statistics of all tensors whose ranges matter.
 
-    A boundary's statistics cover what its stage gives and what any SPM makes of it.
+    A boundary's statistics cover what its stage gives and what any SPM makes of it. SPMs and heads are watched as
+    well, so that they too can become integers.
 
     Args:
         chain: of float graphs.
@@ -32,18 +34,23 @@ class Observer:
         self._watched: dict[str, dict[str, str]] = {label: {} for label in chain.graphs}
         hashes = chain_hashes(chain.stages)
         maker: dict[str, str] = {}
-        for (stage, graph), positions in zip(chain.stages, chain_positions(chain.stages), strict=True):
-            for tensor in positions.sources:
+        places = [chain_positions(chain.stages, integer_only=only) for only in (False, True)]
+        for (stage, graph), *positions in zip(chain.stages, *places, strict=True):
+            for tensor in dict.fromkeys(t for p in positions for t in p.sources):
                 hashed = hashes[stage][tensor]
                 self.places[hashed] = maker.get(tensor, stage), tensor
-                self._watched[self.places[hashed][0]][tensor] = hashed
+                self._watched[self.places[hashed][0]][hashed] = tensor
             maker |= {s.name: stage for s in graph.outputs}
         by_name = {tensor: h for h, (_, tensor) in self.places.items()}
         for label, boundary in chain.boundaries.items():
             if boundary in by_name:
-                self._watched[label]["prompted"] = by_name[boundary]
+                self._watched[label][by_name[boundary]] = "prompted"
+        for label, adapter in chain.adapters.items():
+            keys = adapter_keys(chain.graphs[label], adapter)
+            self.places |= {hashed: (label, tensor) for tensor, hashed in keys.items()}
+            self._watched[label] |= {hashed: tensor for tensor, hashed in keys.items()}
         self._graphs = {
-            label: OrtGraph(g, [t for t in self._watched[label] if t not in _inputs(g)])
+            label: OrtGraph(g, [t for t in dict.fromkeys(self._watched[label].values()) if t not in _inputs(g)])
             for label, g in chain.graphs.items()
         }
 
@@ -56,7 +63,7 @@ class Observer:
         graph = self._graphs[call.label]
         outputs, named = graph.run(inputs)
         named |= dict(zip(graph.inputs, inputs, strict=True))
-        for tensor, hashed in self._watched[call.label].items():
+        for hashed, tensor in self._watched[call.label].items():
             values = named[tensor]
             if not np.isfinite(values.min()) or not np.isfinite(values.max()):
                 raise GraphError(

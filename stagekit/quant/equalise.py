@@ -12,6 +12,8 @@ share a clip are equalised only where that is asked for, and the Min is left out
 In a transformer the same is done between a LayerNorm and the products that read it: gain and offset of channel i
 are divided by ``s_i``, row i of their weights is multiplied (the transform of SmoothQuant, Xiao et al. 2023). A
 normalised channel has unit variance, so that its reach is known without data: ``|offset| + 4 |gain|``.
+A product whose channels are then multiplied by constants (LayerScale) gives those constants what its own output
+channels differ by.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import onnx_ir as ir
 
 from stagekit.graph import Graph
 from stagekit.quant.formats import Array
-from stagekit.quant.positions import weight_of
+from stagekit.quant.positions import bias_reader, weight_of
 
 LARGEST_FACTOR = 64.0
 """Beyond, a channel is as good as dead, and scaling it up would only amplify rounding."""
@@ -60,6 +62,8 @@ def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | No
     limits: dict[str, Array] = {}
     for node in [n for n in model.graph if n.op_type == "LayerNormalization"]:
         _balance_norm(model.graph, node)
+    for node in [n for n in model.graph if n.op_type == "Mul"]:
+        _balance_scale(model.graph, node)
     for _ in range(rounds):
         for pair in _pairs(model.graph):
             if pair.activation is None or pair.activation.op_type == "Relu":
@@ -99,6 +103,38 @@ def _balance_norm(graph: ir.Graph, node: ir.Node) -> None:
     _replace(graph, node, 2, offset / factors)
     for reader in readers:
         _replace(graph, reader, 1, _float(reader, 1) * factors[:, None])
+
+
+def _balance_scale(graph: ir.Graph, node: ir.Node) -> None:
+    """MatMul or Gemm -> a constant for each channel: the constants take the differences between output channels."""
+    index = next((i for i, v in enumerate(node.inputs) if weight_of(v) is not None), None)
+    product = None if index is None else _product_before(node.inputs[1 - index])
+    if index is None or product is None:
+        return
+    gain, weight = _float(node, index), _float(product, 1)
+    reader = bias_reader(product)
+    channels = 0 if product.op_type == "Gemm" and product.attributes.get_int("transB", 0) == 1 else 1
+    if gain.ndim != 1 or gain.size != weight.shape[channels] or reader is None or _float(*reader).size != gain.size:
+        return
+    taken = np.abs(weight).max(axis=1 - channels)
+    factors = np.where(taken > 0, taken, 1.0)
+    factors = np.clip(factors / np.exp(np.log(factors).mean()), 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    _replace(graph, product, 1, weight / (factors if channels == 1 else factors[:, None]))
+    _replace(graph, *reader, _float(*reader) / factors)
+    _replace(graph, node, index, gain * factors)
+
+
+def _product_before(value: ir.Value | None) -> ir.Node | None:
+    """The matrix product that gives a value, through its bias and a Reshape, where nothing else reads it."""
+    node = None if value is None else value.producer()
+    while node is not None and len(node.outputs[0].uses()) == 1 and not node.outputs[0].is_graph_output():
+        if node.op_type in ("MatMul", "Gemm"):
+            return node if weight_of(node.inputs[1]) is not None else None
+        if node.op_type not in ("Add", "Reshape"):
+            return None
+        source = next((v for v in node.inputs if v is not None and weight_of(v) is None), None)
+        node = None if source is None else source.producer()
+    return None
 
 
 def _pairs(graph: ir.Graph) -> Iterator[Pair]:

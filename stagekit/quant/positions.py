@@ -35,11 +35,13 @@ class Positions:
         tensors: activations by name, each with the name of the tensor whose scale it has (its own as a rule).
         nodes: the nodes that compute in integers, by name.
         integer_inputs: those of the graph's inputs that arrive as integers.
+        wide: the tensors among them that are stored in the scheme's wide format, where it has one.
     """
 
     tensors: dict[str, str]
     nodes: frozenset[str]
     integer_inputs: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def insert_qdq(
     Raises:
         GraphError: its opset has no Q/DQ of the scheme's types.
     """
-    edit = _Edit(graph, scheme)
+    edit = _Edit(graph, scheme, positions)
     values = {str(v.name): v for v in [*edit.body.inputs, *(o for n in edit.body for o in n.outputs)]}
     nodes = [n for n in in_order(edit.body) if str(n.name) in positions.nodes]
     for node in nodes:
@@ -49,7 +49,7 @@ def insert_qdq(
         if name in positions.integer_inputs:
             edit.input(values[name], quantizations[source])
         else:
-            edit.activation(values[name], quantizations[source], positions)
+            edit.activation(values[name], quantizations[source])
     edit.drop_unused()
     return replace(graph, model=edit.model)
 
@@ -62,8 +62,11 @@ def with_integer_edges(graph: Graph, edges: Mapping[str, tuple[str, Quantization
     """
     if not edges:
         return graph
-    dtype = next(iter(edges.values()))[0]
-    edit = _Edit(graph, QuantScheme(NumberFormat(dtype, symmetric=True)))
+    narrow = min((dtype for dtype, _ in edges.values()), key=OPSET.__getitem__)
+    wide = frozenset(name for name, (dtype, _) in edges.items() if dtype != narrow)
+    form = NumberFormat(max((dtype for dtype, _ in edges.values()), key=OPSET.__getitem__), symmetric=True)
+    scheme = QuantScheme(NumberFormat(narrow, symmetric=True), wide=form)
+    edit = _Edit(graph, scheme, Positions({}, frozenset(), wide=wide))
     for value in [v for v in edit.body.inputs if str(v.name) in edges]:
         edit.input(value, edges[str(value.name)][1])
     for value in [v for v in edit.body.outputs if str(v.name) in edges]:
@@ -77,12 +80,14 @@ class _Edit:
 
     graph: Graph
     scheme: QuantScheme
+    positions: Positions
     model: ir.Model = field(init=False)
     _weights: dict[tuple[str, int | None], tuple[ir.Value, Quantization]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         version = self.graph.model.opset_imports.get("", 0)
-        needed = max(OPSET[form.dtype] for form in (self.scheme.activation, self.scheme.weight))
+        forms = [self.scheme.activation, self.scheme.weight, *([self.scheme.wide] if self.positions.wide else [])]
+        needed = max(OPSET[form.dtype] for form in forms if form is not None)
         if version >= needed:
             self.model = self.graph.edit()
             return
@@ -101,7 +106,8 @@ class _Edit:
 
     def input(self, old: ir.Value, quantization: Quantization) -> None:
         """An integer input of the same name, and a DQ that all readers of the old one read."""
-        name, form = str(old.name), self.scheme.activation
+        name = str(old.name)
+        form = self.scheme.form(name, self.positions)
         new = ir.val(name, IR_DTYPES[form.dtype], old.shape)
         dequantised = self._node("DequantizeLinear", new, quantization, form, name)
         first = next(iter(self.body))
@@ -114,16 +120,17 @@ class _Edit:
         """An integer output of the same name; returns its Q node."""
         name = str(old.name)
         old.name = f"{name}/float"
-        quantised = self._node("QuantizeLinear", old, quantization, self.scheme.activation, name)
+        quantised = self._node("QuantizeLinear", old, quantization, self.scheme.form(name, self.positions), name)
         quantised.outputs[0].name = name
         self.body.outputs[list(self.body.outputs).index(old)] = quantised.outputs[0]
         self.body.append(quantised)
         return quantised
 
-    def activation(self, value: ir.Value, quantization: Quantization, positions: Positions) -> None:
+    def activation(self, value: ir.Value, quantization: Quantization) -> None:
         """Q and DQ behind a tensor, for those of its readers that compute in integers or move them."""
-        name, form = str(value.name), self.scheme.activation
-        readers = [(user, index) for user, index in value.uses() if _reads_integers(user, positions)]
+        name = str(value.name)
+        form = self.scheme.form(name, self.positions)
+        readers = [(user, index) for user, index in value.uses() if _reads_integers(user, self.positions)]
         if value.is_graph_output():
             quantised = self.output(value, quantization)
         elif readers:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from stagekit.errors import UsageError, nearest
 from stagekit.quant.formats import Grid, NumberFormat
+from stagekit.quant.positions import Positions
 from stagekit.target import Option, Profile
 
 Bias = Literal["float", "int32"]
@@ -31,6 +32,8 @@ SCHEME_OPTIONS: Mapping[str, Option] = {
     "bias": Option(str, "biases stay float (default) or become int32 with their own DQ", affects_engine=False),
     "grid": Option(str, "scales are float (default) or power_of_two", affects_engine=False),
     "per_channel": Option(bool, "a scale for each output channel of a weight; true", affects_engine=False),
+    "integer_only": Option(bool, "no float units: all that is stored is an integer; false", affects_engine=False),
+    "wide": Option(str, "int16: of softmax and of the residual stream; as the rest", affects_engine=False),
 }
 """Options of every integer target. They shape the Q/DQ graph, whose fingerprint is in the engine's key already."""
 
@@ -45,6 +48,8 @@ class QuantScheme:
     Args:
         headroom: bits left free above an activation's range, for devices whose numbers wrap around.
         bias_bits: of the integers that biases become on the device; see :mod:`stagekit.quant.short_bias`.
+        integer_only: all that is stored is an integer; see :mod:`stagekit.quant.stored`.
+        wide: the format of softmax's results and the residual stream on such a device, where it is another.
     """
 
     activation: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
@@ -53,6 +58,12 @@ class QuantScheme:
     per_channel: bool = True
     headroom: int = 0
     bias_bits: int = 32
+    integer_only: bool = False
+    wide: NumberFormat | None = None
+
+    def form(self, tensor: str, positions: Positions) -> NumberFormat:
+        """The format that an activation is stored in."""
+        return self.wide if self.wide is not None and tensor in positions.wide else self.activation
 
 
 def scheme_of(profile: Profile) -> QuantScheme:
@@ -71,6 +82,8 @@ def scheme_of(profile: Profile) -> QuantScheme:
     bias_bits = int(profile.options.get("bias_bits", 32))
     if not 2 <= bias_bits <= 32:
         raise UsageError(f"bias_bits must be from 2 to 32, got {bias_bits}", where=f"profile {profile.name}")
+    integer_only = bool(profile.options.get("integer_only", False))
+    wide = _choice(profile, "wide", activation, (activation, "int16"))
     return QuantScheme(
         NumberFormat(activation, symmetric, grid),
         NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid),
@@ -78,6 +91,8 @@ def scheme_of(profile: Profile) -> QuantScheme:
         bool(profile.options.get("per_channel", True)),
         headroom,
         bias_bits,
+        integer_only,
+        NumberFormat(wide, True, grid) if wide != activation else None,
     )
 
 

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
-from stagekit.errors import BundleError
+from stagekit.errors import BundleError, UsageError
 from stagekit.graph import Graph
 from stagekit.graph.cost import macs
 from stagekit.graph.spec import Quantization
 from stagekit.quant.correction import with_corrected_biases
 from stagekit.quant.error import integer_macs
+from stagekit.quant.formats import NumberFormat
 from stagekit.quant.positions import Positions, find_positions
 from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.short_bias import with_short_biases
+from stagekit.quant.smooth import smoothed
 from stagekit.quant.statistics import Statistics
+from stagekit.quant.stored import stored_positions, wide_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +42,29 @@ class QuantisedStages:
     integer_share: float
 
 
-def chain_positions(stages: Sequence[tuple[str, Graph]], keep_float: Sequence[str] = ()) -> list[Positions]:
+def chain_positions(
+    stages: Sequence[tuple[str, Graph]], keep_float: Sequence[str] = (), integer_only: bool = False
+) -> list[Positions]:
     """The positions of every stage, each knowing which of its inputs arrive as integers.
 
     Args:
         stages: (name, graph) in order.
         keep_float: patterns ``stage/node``; without a slash, of node names in any stage.
+        integer_only: for devices without float units, which keep nothing in floats.
     """
     found: list[Positions] = []
     arriving: set[str] = set()
     for name, graph in stages:
-        positions = find_positions(graph, arriving, _for_stage(keep_float, name))
+        if integer_only:
+            positions = stored_positions(graph, arriving)
+        else:
+            positions = find_positions(graph, arriving, _for_stage(keep_float, name))
         found.append(positions)
         arriving = {s.name for s in graph.outputs if s.name in positions.tensors}
-    return found
+    if not integer_only:
+        return found
+    wide = wide_tensors([(graph, p) for (_, graph), p in zip(stages, found, strict=True)])
+    return [replace(p, wide=w) for p, w in zip(found, wide, strict=True)]
 
 
 def quantise_stages(
@@ -62,19 +74,31 @@ def quantise_stages(
 
     Raises:
         BundleError: the record lacks a tensor.
+        UsageError: the record keeps layers in floats, and the device has no float units.
         GraphError: a graph's opset has no Q/DQ of the scheme's types.
     """
+    if scheme.integer_only and calibration.keep_float:
+        raise UsageError(
+            f"the record keeps {', '.join(calibration.keep_float)} in floats, which this device has no unit for",
+            where=calibration.name,
+            remedy="calibrate without --analyze for it",
+        )
     edges: dict[str, tuple[str, Quantization]] = {}
     arriving: dict[str, Quantization] = {}
     means: dict[str, Statistics] = {}
     graphs: list[Graph] = []
-    places = chain_positions(stages, calibration.keep_float)
+    places = chain_positions(stages, calibration.keep_float, scheme.integer_only)
     hashes = chain_hashes(stages)
     for (name, graph), positions in zip(stages, places, strict=True):
         seen = {t: statistics_of(calibration, hashes[name], name, t) for t in positions.sources}
-        quantizations = {t: _quantization(s, scheme, calibration.method) for t, s in seen.items()}
+        evened: dict[str, Statistics] = {}
+        if scheme.integer_only and calibration.equalised:
+            graph, evened = smoothed(graph, seen)
+        forms = {t: scheme.form(t, positions) for t in seen}
+        quantizations = {t: activation_quantization(s, scheme, calibration.method, forms[t]) for t, s in seen.items()}
+        quantizations |= {t: forms[t].fit(s.minimum, s.maximum) for t, s in evened.items()}
         quantizations |= {t: arriving[t] for t in positions.integer_inputs}
-        known = {**seen, **{t: means[t] for t in positions.integer_inputs}}
+        known = {**seen, **evened, **{t: means[t] for t in positions.integer_inputs}}
         corrected = with_corrected_biases(graph, positions, known, scheme) if correct_biases else graph
         if correct_biases and scheme.bias_bits < 32:
             corrected = with_short_biases(corrected, positions, quantizations, known, scheme)
@@ -82,7 +106,7 @@ def quantise_stages(
         outputs = [s.name for s in graph.outputs if s.name in positions.tensors]
         arriving = {t: quantizations[positions.tensors[t]] for t in outputs}
         means = {t: known[positions.tensors[t]] for t in outputs}
-        edges |= {t: (scheme.activation.dtype, q) for t, q in arriving.items()}
+        edges |= {t: (scheme.form(t, positions).dtype, q) for t, q in arriving.items()}
     whole = sum(macs(g) for _, g in stages)
     integers = sum(integer_macs(g, p) for (_, g), p in zip(stages, places, strict=True))
     return QuantisedStages(tuple(graphs), tuple(places), edges, integers / max(whole, 1))
@@ -114,8 +138,11 @@ def statistics_of(calibration: Calibration, hashes: Mapping[str, str], stage: st
     return found
 
 
-def _quantization(statistics: Statistics, scheme: QuantScheme, method: str) -> Quantization:
-    found = quantization_of(statistics, scheme.activation, method)
+def activation_quantization(
+    statistics: Statistics, scheme: QuantScheme, method: str, form: NumberFormat | None = None
+) -> Quantization:
+    """A tensor's scale and zero point, with the headroom that the scheme asks for."""
+    found = quantization_of(statistics, form or scheme.activation, method)
     return replace(found, scale=tuple(s * 2**scheme.headroom for s in found.scale)) if scheme.headroom else found
 
 

@@ -102,7 +102,7 @@ def passes(layers: Sequence[Layer], fuses: bool) -> list[tuple[Layer, ...]]:
 
 
 def _frame(layers: Sequence[Layer], machine: Machine, busy: int) -> list[LayerCost]:
-    share = min(machine.core_gb_s, machine.memory_gb_s * machine.memory_efficiency / busy) * 1e9
+    share = machine.bandwidth(busy) * 1e9
     per_cycle = share / (machine.clock_mhz * 1e6)
     costs, resident = [], set[str]()
     groups = passes(layers, machine.fuses_elementwise)
@@ -149,7 +149,7 @@ def _compute(layer: Layer, machine: Machine) -> float:
         packed = kw if layer.per_group * 2 <= machine.input_channels else 1
         inner = ceil(layer.per_group * packed / machine.input_channels) * kh * kw / packed
         passes = layer.groups * ceil(layer.channels / layer.groups / machine.output_channels) * ceil(inner)
-    return pixels * passes / machine.pipeline_efficiency
+    return pixels * passes * layer.passes / machine.pipeline_efficiency
 
 
 def _traffic(layer: Layer, fetched: int, machine: Machine) -> tuple[float, float]:

@@ -32,6 +32,9 @@ class Arithmetic:
 
     Args:
         activation_bits, weight_bits: stored formats, signed; ``unsigned_activations`` allows uint as well.
+        wide_bits: of activations that everything may write and all but products may read, as a residual stream needs
+            them; of two activations that are multiplied the left one may be wide, and the array takes it in two
+            passes, byte by byte. 0 for devices with one width.
         bias_bits: 32 takes biases at the accumulator's scale; fewer are shifted left to it.
         accumulator_bits: of the running sum.
         accumulator_overflow: ``forbid`` refuses layers whose sum can leave it; ``wrap`` keeps the low bits;
@@ -58,10 +61,11 @@ class Arithmetic:
     zero_points: bool = False
     unsigned_activations: bool = False
     multiplier_bits: int = 16
+    wide_bits: int = 0
 
     def allows(self, fmt: Format) -> bool:
         """Whether activations can be stored in a format."""
-        return fmt.bits == self.activation_bits and (fmt.signed or self.unsigned_activations)
+        return fmt.bits in (self.activation_bits, self.wide_bits) and (fmt.signed or self.unsigned_activations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Machine:
         cores: that work on different images at the same time.
         weight_kib, feature_kib: on-chip memory of one core.
         memory_gb_s: peak of the external memory that all cores share.
-        memory_efficiency: the share of that peak which long bursts reach (fitted).
+        memory_efficiency: the share of that peak which is left when several cores interleave their bursts (fitted).
         core_gb_s: the most that one core's ports move.
         layer_cycles: start of a layer: instruction fetch, first weights, drain (fitted).
         pipeline_efficiency: share of cycles in which a running array is fed (fitted).
@@ -106,6 +110,11 @@ class Machine:
     @property
     def macs_per_cycle(self) -> int:
         return self.pixels * self.input_channels * self.output_channels
+
+    def bandwidth(self, busy: int) -> float:
+        """Bytes a nanosecond that each of ``busy`` cores moves; a core alone has the whole peak, up to its ports."""
+        efficiency = self.memory_efficiency if busy > 1 else 1.0
+        return min(self.core_gb_s, self.memory_gb_s * efficiency / busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +195,8 @@ def _check_arithmetic(a: Arithmetic, where: str) -> None:
     for key, (low, high) in ranges.items():
         if not low <= getattr(a, key) <= high:
             raise UsageError(f"{key} must be from {low} to {high}, got {getattr(a, key)}", where=where)
+    if a.wide_bits and not a.activation_bits < a.wide_bits <= 16:
+        raise UsageError(f"wide_bits must be above activation_bits and at most 16, got {a.wide_bits}", where=where)
     product = a.activation_bits + a.weight_bits - 1
     if not product <= a.accumulator_bits <= 48:
         raise UsageError(

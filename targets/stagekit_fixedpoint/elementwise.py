@@ -177,6 +177,7 @@ def function_rule(function: Callable[[ir.Node, Reals], Reals]) -> Rule:
     """A function of one number, as a table."""
 
     def rule(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+        builder.need("table")
         value = _as_table(builder.value(node, 0))
         return (replace(value, levels=function(node, value.levels), factor=None),)
 

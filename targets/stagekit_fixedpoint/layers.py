@@ -18,6 +18,7 @@ class Layer:
         input_bytes, output_bytes, weight_bytes: of one image; ``input_bytes`` one for each input.
         height, width: of the output; tokens lie along ``width``.
         per_group: input channels of a group.
+        passes: times that the array runs, two where it takes 16-bit values byte by byte.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layer:
     channels: int = 1
     kernel: tuple[int, int] = (0, 0)
     groups: int = 1
+    passes: int = 1
 
     @property
     def macs(self) -> int:
@@ -40,10 +42,10 @@ class Layer:
 
 
 def layers_of(program: Program) -> list[Layer]:
-    """The layers of a program; what only moves numbers costs nothing."""
+    """The layers of a program; what only moves numbers costs nothing, what the host does is not modelled."""
     found = []
     for step in program.steps:
-        if isinstance(step, p.Reshape | p.Transpose | p.Slice | p.Concatenate | p.Pad):
+        if isinstance(step, p.Reshape | p.Transpose | p.Slice | p.Concatenate | p.Pad | p.Host):
             continue
         out, inputs = program.tensors[step.output], [program.tensors[n] for n in step.inputs]
         layer = Layer(step.name, step.inputs, step.output, tuple(map(_bytes, inputs)), _bytes(out))
@@ -56,7 +58,7 @@ def _shaped(program: Program, step: p.Step, out: Tensor, layer: Layer) -> Layer:
         weight = program.arrays[step.weight]
         return replace(
             layer,
-            weight_bytes=weight.size * _width(out),
+            weight_bytes=weight.size * _width(program.tensors[step.inputs[0]]),
             height=out.shape[1],
             width=out.shape[2],
             per_group=weight.shape[1],
@@ -67,11 +69,14 @@ def _shaped(program: Program, step: p.Step, out: Tensor, layer: Layer) -> Layer:
     rows = out.elements // out.shape[-1]
     if isinstance(step, p.Linear):
         ins, outs = program.arrays[step.weight].shape
-        size = ins * outs * _width(out)
+        size = ins * outs * _width(program.tensors[step.inputs[0]])  # weights are as wide as what they meet
         return replace(layer, weight_bytes=size, width=rows, per_group=ins, channels=outs, kernel=(1, 1))
     if isinstance(step, p.Product):
-        inner = program.tensors[step.inputs[0]].shape[-1]
-        return replace(layer, width=rows, per_group=inner, channels=out.shape[-1], kernel=(1, 1))
+        left, right = (program.tensors[n] for n in step.inputs)
+        passes = _width(left) // _width(right)
+        return replace(
+            layer, width=rows, per_group=left.shape[-1], channels=out.shape[-1], kernel=(1, 1), passes=passes
+        )
     return layer
 
 

@@ -25,7 +25,7 @@ from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Format
 from stagekit_fixedpoint.device import Arithmetic, Device
 from stagekit_fixedpoint.program import Array, Program, Step, Tensor
-from stagekit_fixedpoint.values import Constant, Joined, Pending, Refused, Stored, Tabulated, Value
+from stagekit_fixedpoint.values import Constant, Hosted, Joined, Pending, Refused, Stored, Tabulated, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,27 +37,31 @@ class Lowered:
     share: float
 
 
-def lower(graph: Graph, device: Device) -> Lowered:
-    """Everything of a Q/DQ graph that the device can do; a program that runs only when ``problems`` is empty."""
-    builder = Builder(graph, device)
+def lower(graph: Graph, device: Device, host: bool = False) -> Lowered:
+    """Everything of a Q/DQ graph that the device can do; a program that runs only when ``problems`` is empty.
+
+    Args:
+        host: what the device cannot do is placed on the host, in floats, wherever tensors are stored around it.
+    """
+    builder = Builder(graph, device, host)
     for node in in_order(graph.body):
         builder.add(node)
     builder.finish_outputs()
     program = builder.program()
     share = 1.0
-    if builder.problems:
+    if builder.problems or any(isinstance(step, p.Host) for step in program.steps):
         whole = graph_macs(inferred(graph))
         share = min(1.0, macs(program) / whole) if whole else 0.0
     return Lowered(program, tuple(builder.problems), share)
 
 
-def lowered(graph: Graph, device: Device) -> Lowered:
+def lowered(graph: Graph, device: Device, host: bool = False) -> Lowered:
     """:func:`lower` for graphs that must fit entirely.
 
     Raises:
         CompileError: names the nodes that do not fit, each with its reason.
     """
-    result = lower(graph, device)
+    result = lower(graph, device, host)
     if result.problems:
         listed = "; ".join(f"{u.node} ({u.op}): {u.why}" for u in result.problems[:8])
         more = f"; and {len(result.problems) - 8} more" if len(result.problems) > 8 else ""
@@ -87,9 +91,10 @@ def step_macs(program: Program, step: Step) -> int:
 class Builder:
     """The state of one lowering."""
 
-    def __init__(self, graph: Graph, device: Device) -> None:
+    def __init__(self, graph: Graph, device: Device, host: bool = False) -> None:
         self.graph = graph
         self.device = device
+        self.host = host
         self.values: dict[str, Value | None] = {}
         self.tensors: dict[str, Tensor] = {}
         self.arrays: dict[str, Array] = {}
@@ -114,6 +119,7 @@ class Builder:
 
     def add(self, node: ir.Node) -> None:
         """Lowers one node, or notes why it cannot be."""
+        from stagekit_fixedpoint.host import hosted
         from stagekit_fixedpoint.rules import RULES, unknown
 
         name = str(node.name or node.outputs[0].name)
@@ -121,7 +127,12 @@ class Builder:
         try:
             # What reads a node that was already reported follows from it, and is not reported again.
             if all(v is None or self.values.get(str(v.name), 0) is not None for v in node.inputs):
-                results = list(RULES.get(node.op_type, unknown)(self, node))
+                try:
+                    results = list(RULES.get(node.op_type, unknown)(self, node))
+                except Refused as refusal:
+                    if not self.host or refusal.node:
+                        raise
+                    results = [hosted(self, node, refusal)]
         except Refused as refusal:
             operator = self.operators.get(refusal.node, node.op_type)
             self.problems.append(Unsupported(refusal.node or name, operator, str(refusal)))
@@ -205,6 +216,7 @@ class Builder:
     def store(self, value: Value, name: str, fmt: Format, scale: float, zero_point: int) -> Stored:
         """A value in the format of the QuantizeLinear behind it."""
         from stagekit_fixedpoint.elementwise import store_table
+        from stagekit_fixedpoint.host import emit
 
         if isinstance(value, Stored):
             x = value.tensor
@@ -225,6 +237,10 @@ class Builder:
         if isinstance(value, Tabulated):
             out = self.new_tensor(name, value.source.shape, fmt, scale, zero_point)
             store_table(self, value, out)
+            return Stored(out)
+        if isinstance(value, Hosted):
+            out = self.new_tensor(name, value.shape, fmt, scale, zero_point)
+            emit(self, value, out)
             return Stored(out)
         raise Refused("a constant needs no quantisation at run time")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx_ir as ir
 
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.lowering import Builder
 from stagekit_fixedpoint.program import Tensor
-from stagekit_fixedpoint.values import Constant, Joined, Refused, Stored, Tabulated, Value
+from stagekit_fixedpoint.values import Constant, Joined, Pending, Refused, Stored, Tabulated, Value
 
 
 def identity(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
@@ -120,15 +122,22 @@ def slice_(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 
 
 def split(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
-    x = builder.stored(node)
-    axis = node.attributes.get_int("axis", 0) % (len(x.shape) + 1)
+    value = builder.value(node, 0)
+    cut = value.part if isinstance(value, Pending) else None
+    shape = value.shape if isinstance(value, Pending) and cut is not None else builder.stored(node).shape
+    axis = node.attributes.get_int("axis", 0) % (len(shape) + 1)
     if axis == 0:
         raise Refused("a batch is not split")
-    sizes, whole = builder.constant(node, 1), x.shape[axis - 1]
+    sizes, whole = builder.constant(node, 1), shape[axis - 1]
     parts = len(node.outputs)
     each = -(-whole // parts)
     lengths = [min(each, whole - each * i) for i in range(parts)] if sizes is None else sizes.real.tolist()
     edges = np.cumsum([0, *lengths]).tolist()
+    if isinstance(value, Pending) and cut is not None:
+        if axis != len(shape):
+            raise Refused("a product that is not stored is split along its output channels alone")
+        return tuple(cut(value, start, stop) for start, stop in pairwise(edges))
+    x = builder.stored(node)
     return tuple(
         Stored(_part(builder, node, x, axis, edges[i], edges[i + 1], 1, str(v.name)))
         for i, v in enumerate(node.outputs)

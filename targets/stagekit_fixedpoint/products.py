@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,12 +12,12 @@ from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
 from stagekit_fixedpoint.geometry import output_size, pads_of, pair
 from stagekit_fixedpoint.lowering import Builder
-from stagekit_fixedpoint.program import Step
+from stagekit_fixedpoint.program import Step, Tensor
 from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored, Value
 
 
 def conv(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
-    x, weight = builder.stored(node), _weight(builder, node, 1, channel_axis=0)
+    x, weight = _narrow(builder, builder.stored(node)), _weight(builder, node, 1, channel_axis=0)
     assert weight.stored is not None and weight.scale is not None
     if weight.stored.ndim != 4:
         raise Refused("only two-dimensional convolutions are computed")
@@ -55,7 +56,7 @@ def matmul(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     if isinstance(builder.value(node, 1), Constant):
         return (_linear(builder, node, _weight(builder, node, 1, channel_axis=-1), np.zeros(1)),)
     builder.need("attention")
-    left, right = builder.stored(node, 0), builder.stored(node, 1)
+    left, right = builder.stored(node, 0), _narrow(builder, builder.stored(node, 1))
     if len(left.shape) != len(right.shape) or left.shape[:-2] != right.shape[:-2]:
         raise Refused(f"the shapes {left.shape} and {right.shape} are not multiplied without broadcasting")
     name = str(node.name)
@@ -87,25 +88,50 @@ def gemm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 def _linear(builder: Builder, node: ir.Node, weight: Constant, bias: Reals) -> Pending:
     builder.need("matmul")
     source = builder.value(node, 0)
-    x = builder.stored(node, joined=True)
+    x = _narrow(builder, builder.stored(node, joined=True))
     assert weight.stored is not None and weight.scale is not None
     if weight.stored.ndim != 2:
         raise Refused(f"weights of {weight.stored.ndim} dimensions are not multiplied")
-    name, key = str(node.name), builder.array(f"{node.name}/weight", weight.stored)
+    name, stored = str(node.name), weight.stored
     return Pending(
         name,
-        (*x.shape[:-1], weight.stored.shape[1]),
-        partial(_finish_linear, builder, name, x.name, key),
+        (*x.shape[:-1], stored.shape[1]),
+        partial(_finish_linear, builder, name, x.name, stored),
         _single(x.scale * weight.scale),
         bias=bias,
         joined=isinstance(source, Stored) and source.joined,
+        part=partial(_columns, builder, name, x.name, stored),
     )
 
 
 def _finish_linear(
-    builder: Builder, name: str, x: str, weight: str, output: str, requantize: Requantize, bias: Ints
+    builder: Builder, name: str, x: str, weight: Ints, output: str, requantize: Requantize, bias: Ints
 ) -> Step:
-    return p.Linear(name, (x,), output, weight, builder.array(f"{name}/bias", bias), requantize)
+    keys = builder.array(f"{name}/weight", weight), builder.array(f"{name}/bias", bias)
+    return p.Linear(name, (x,), output, *keys, requantize)
+
+
+def _columns(builder: Builder, name: str, x: str, weight: Ints, whole: Pending, start: int, stop: int) -> Pending:
+    """Some output channels of a product as a product of their own: query, key and value have a format each."""
+    own = f"{name}/{start}"
+    return replace(
+        whole,
+        name=own,
+        shape=(*whole.shape[:-1], stop - start),
+        finish=partial(_finish_linear, builder, own, x, weight[:, start:stop]),
+        unit=whole.unit if whole.unit.size == 1 else _single(whole.unit[start:stop]),
+        bias=whole.bias if whole.bias is None or whole.bias.size == 1 else whole.bias[start:stop],
+        part=None,
+    )
+
+
+def _narrow(builder: Builder, x: Tensor) -> Tensor:
+    """What the array can multiply."""
+    if x.format.bits > builder.arithmetic.activation_bits:
+        raise Refused(
+            f"it reads {x.format}; the products of {builder.device.name} read int{builder.arithmetic.activation_bits}"
+        )
+    return x
 
 
 def _weight(builder: Builder, node: ir.Node, index: int, channel_axis: int) -> Constant:

@@ -70,11 +70,17 @@ class Linear(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class Product(Step):
+class Requantized(Step):
+    """A step with no parameters but how its result is stored."""
+
+    requantize: Requantize
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Requantized):
     """Matrix product of two stored tensors over their last two axes, as in attention."""
 
     operator: ClassVar[str] = "attention"
-    requantize: Requantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +104,10 @@ class Multiply(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class Convert(Step):
+class Convert(Requantized):
     """``requantize(x - zx)``: another scale or format, or a ReLU or Clip on its own."""
 
     operator: ClassVar[str] = "layout"
-    requantize: Requantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +117,26 @@ class Concatenate(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool(Step):
-    """The largest stored value; places outside the image never win."""
+class Windowed(Step):
+    """A step on windows of an image; ``pads`` are top, left, bottom, right."""
 
-    operator: ClassVar[str] = "max_pool"
     kernel: tuple[int, int]
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class SumPool(Step):
+class MaxPool(Windowed):
+    """The largest stored value; places outside the image never win."""
+
+    operator: ClassVar[str] = "max_pool"
+
+
+@dataclass(frozen=True, slots=True)
+class SumPool(Windowed):
     """``requantize(sum of (x - zx))``; the mean's division is in the rescale, padding counts as zero."""
 
     operator: ClassVar[str] = "average_pool"
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int, int, int]
     requantize: Requantize
 
 
@@ -217,11 +225,25 @@ class Pad(Step):
     after: int
 
 
+@dataclass(frozen=True, slots=True)
+class Host(Step):
+    """Floats on the host beside the device; see :mod:`stagekit_fixedpoint.host`.
+
+    Args:
+        model: name of the array with the bytes of its ONNX graph.
+        names: of the graph's inputs, in the order of ``inputs``.
+    """
+
+    operator: ClassVar[str] = "host"
+    model: str
+    names: tuple[str, ...]
+
+
 STEPS: dict[str, type[Step]] = {
     kind.__name__: kind
     for kind in (
         *(Convolution, Linear, Product, Add, Multiply, Convert, Concatenate, MaxPool, SumPool, ResizeNearest),
-        *(ResizeBilinear, Lookup, Softmax, LayerNorm, Reshape, Transpose, Slice, Pad),
+        *(ResizeBilinear, Lookup, Softmax, LayerNorm, Reshape, Transpose, Slice, Pad, Host),
     )
 }
 

@@ -105,6 +105,7 @@ def _check(builder: Builder, scale: float, zero_point: int, fmt: Format) -> None
     _check_scale(builder, scale, "")
     if not a.allows(fmt):
         kinds = f"int{a.activation_bits}" + (f" or uint{a.activation_bits}" if a.unsigned_activations else "")
+        kinds += f" or int{a.wide_bits}" if a.wide_bits else ""
         raise Refused(f"it stores {fmt}; {builder.device.name} stores {kinds}")
     if zero_point and not a.zero_points:
         raise Refused(f"it has the zero point {zero_point}; {builder.device.name} knows only 0")

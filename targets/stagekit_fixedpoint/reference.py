@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from stagekit_fixedpoint import host, transformer
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint import transformer
 from stagekit_fixedpoint.arithmetic import Format, Ints, saturate, wrap
 from stagekit_fixedpoint.program import Program, Step
 
@@ -160,5 +160,6 @@ RULES: Mapping[type[Step], Callable[[Program, Any, list[Ints]], Ints]] = {
     p.Transpose: lambda _, step, arrays: arrays[0].transpose(step.order),
     p.Slice: cut,
     p.Pad: pad,
+    p.Host: host.compute,
 }
 """What each kind of step computes."""

@@ -5,19 +5,16 @@ Latency and throughput here are *modelled for the device named*, never measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from stagekit_fixedpoint import bounds, reference
-from stagekit_fixedpoint.arithmetic import Ints
+from stagekit_fixedpoint import bounds
+from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.cycles import Estimate, estimate
 from stagekit_fixedpoint.device import Device
 from stagekit_fixedpoint.layers import layers_of
 from stagekit_fixedpoint.lowering import step_macs
-from stagekit_fixedpoint.program import Array, Program
+from stagekit_fixedpoint.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +23,7 @@ class LayerRow:
 
     Args:
         headroom_bits: accumulator bits that the worst input leaves free; None for steps without a sum.
-        saturated: share of output values that left the format, over the images seen; None before any.
-        sqnr_db: of the output against the float model's; None before any.
+        saturated, sqnr_db: on images, see :class:`stagekit_fixedpoint.observe.Seen`; None before any was seen.
         cycles: modelled, 0 for steps that only move numbers or run with the step before them.
         bound_by: compute, weights, features, store or overhead.
     """
@@ -46,12 +42,17 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A program on a device."""
+    """A program on a device.
+
+    Args:
+        macs: on the device; ``device_share`` of all of the graph's.
+    """
 
     device: str
     layers: tuple[LayerRow, ...]
     modelled: Estimate
     macs: int
+    device_share: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data for manifests."""
@@ -65,11 +66,13 @@ class Report:
             "bytes_moved": e.moved,
             "on_chip_bytes": e.on_chip,
             "macs": self.macs,
+            "device_share": self.device_share,
+            "host": [row.name for row in self.layers if row.operator == p.Host.__name__],
             "layers": [asdict(row) for row in self.layers],
         }
 
 
-def report(program: Program, device: Device) -> Report:
+def report(program: Program, device: Device, device_share: float = 1.0) -> Report:
     """The report before any image was seen."""
     modelled = estimate(layers_of(program), device.machine)
     costs = {c.name: c for c in modelled.layers}
@@ -88,41 +91,14 @@ def report(program: Program, device: Device) -> Report:
                 cost.bound_by if cost else "",
             )
         )
-    return Report(device.name, tuple(rows), modelled, sum(row.macs for row in rows))
-
-
-def observed(
-    program: Program, inputs: Mapping[str, Ints], reals: Mapping[str, Array] | None = None
-) -> dict[str, tuple[float | None, float | None]]:
-    """Saturation and SQNR of each step on some images, by step output.
-
-    Args:
-        reals: the float model's tensors by the program's tensor names, as far as they are known.
-    """
-    values = reference.run(program, inputs, keep=True)
-    found: dict[str, tuple[float | None, float | None]] = {}
-    for step in program.steps:
-        out = program.tensors[step.output]
-        stored = values[step.output]
-        share = None
-        if hasattr(step, "requantize"):
-            ends = (stored == out.format.lowest) | (stored == out.format.highest)
-            share = float(ends.mean())
-        real = None if reals is None else reals.get(step.output)
-        noise = None
-        if real is not None:
-            error = (stored - out.zero_point) * out.scale - real
-            power = float((error.astype(np.float64) ** 2).mean())
-            noise = float("inf") if power == 0 else 10 * float(np.log10((real.astype(np.float64) ** 2).mean() / power))
-        found[step.output] = share, noise
-    return found
+    return Report(device.name, tuple(rows), modelled, sum(row.macs for row in rows), device_share)
 
 
 def roofline(row: Report, device: Device, width: int = 48) -> str:
     """A picture in characters: for each layer its operations a byte and how near it comes to the device's roof."""
     machine = device.machine
     peak = 2 * machine.macs_per_cycle * machine.clock_mhz / 1e3
-    bandwidth = min(machine.core_gb_s, machine.memory_gb_s * machine.memory_efficiency)
+    bandwidth = machine.bandwidth(busy=1)
     lines = [f"modelled for {device.name}: peak {peak:.0f} GOP/s, memory {bandwidth:.1f} GB/s, one core"]
     for cost in row.modelled.layers:
         if not cost.macs:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from stagekit.blob import check_blob
+from stagekit.calls import ThreadEngine
 from stagekit.cpu import usable_cores
 from stagekit.errors import CompileError, EngineError, UsageError
 from stagekit.graph import Graph, Quantization, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_fixedpoint.device import Device, load_device
-from stagekit_fixedpoint.engine import FixedPointEngine
+from stagekit_fixedpoint.engine import run_program, to_stored
 from stagekit_fixedpoint.fast import Fast
 from stagekit_fixedpoint.lowering import lower, lowered
-from stagekit_fixedpoint.program import Program, Tensor, pack_arrays
+from stagekit_fixedpoint.observe import observe
+from stagekit_fixedpoint.program import Array, Program, Tensor, pack_arrays
 from stagekit_fixedpoint.report import report
 
-ENGINE_REVISION = 1
+ENGINE_REVISION = 2
 """Counts changes to what :meth:`FixedPointTarget.compile` writes; enters every key."""
 
 FILES = ("program.json", "arrays.npz")
@@ -42,6 +45,7 @@ class FixedPointTarget:
     options: Mapping[str, Option] = {
         **SCHEME_OPTIONS,
         "device_file": Option(str, "path of a device description; the profile's device names a shipped one"),
+        "host": Option(bool, "what the device cannot compute runs in floats on the host; false"),
         "threads": Option(int, "threads the emulation computes with; all cores when not set", affects_engine=False),
     }
 
@@ -55,14 +59,17 @@ class FixedPointTarget:
         return profile.device
 
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
-        return list(lower(graph, device_of(profile)).problems)
+        return list(lower(graph, device_of(profile), _host(profile)).problems)
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
         """The plain form, and the stored integers where the spec says what they stand for."""
         if spec.dtype != "float32" or spec.quantization is None:
             return [replace(spec, quantization=None) if spec.dtype == "float32" else spec]
-        bits = device_of(profile).arithmetic.activation_bits
-        return [replace(spec, quantization=None), replace(spec, dtype="int8" if bits <= 8 else "int16")]
+        arithmetic = device_of(profile).arithmetic
+        widths = dict.fromkeys(
+            8 if bits <= 8 else 16 for bits in (arithmetic.activation_bits, arithmetic.wide_bits) if bits
+        )
+        return [replace(spec, quantization=None), *(replace(spec, dtype=f"int{width}") for width in widths)]
 
     def compile(
         self,
@@ -75,7 +82,8 @@ class FixedPointTarget:
     ) -> EngineBlob:
         device = device_of(profile)
         progress(f"fixedpoint lowers {graph.source} to {device.name}")
-        program = lowered(graph, device).program
+        result = lowered(graph, device, _host(profile))
+        program = result.program
         edges = [
             _edge(spec, program.tensors[name], graph.source)
             for specs, names in ((inputs, program.inputs), (outputs, program.outputs))
@@ -90,16 +98,33 @@ class FixedPointTarget:
             "bytes": [(workdir / name).stat().st_size for name in FILES],
         }
         blob = EngineBlob(workdir, FILES, tuple(edges[: len(inputs)]), tuple(edges[len(inputs) :]), metadata)
-        return replace(blob, report=report(program, device).to_dict())
+        return replace(blob, report=report(program, device, result.share).to_dict())
 
-    def load(self, blob: EngineBlob, profile: Profile) -> FixedPointEngine:
+    def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
         threads = int(profile.options.get("threads", usable_cores()))
         if threads < 1:
             raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
         check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
         program = load_program(blob.root)
         batches = tuple(int(b) for b in blob.metadata["batches"])
-        return FixedPointEngine(Fast(program, threads), str(blob.root), blob.inputs, blob.outputs, batches)
+        call = partial(run_program, Fast(program, threads), blob.outputs)
+        return ThreadEngine(str(blob.root), blob.inputs, blob.outputs, batches, lambda: call)
+
+    def observe(
+        self, root: Path, inputs: Sequence[Array], reals: Mapping[str, Array]
+    ) -> tuple[list[Array], list[dict[str, float | None]]]:
+        """See :class:`stagekit.target.Observing`."""
+        program = load_program(root)
+        values, seen = observe(program, _inputs(program, inputs), reals)
+        return [values[name] for name in program.outputs], [asdict(row) for row in seen]
+
+
+def _inputs(program: Program, values: Sequence[Array]) -> dict[str, Array]:
+    return {n: to_stored(v, program.tensors[n]) for n, v in zip(program.inputs, values, strict=True)}
+
+
+def _host(profile: Profile) -> bool:
+    return bool(profile.options.get("host", False))
 
 
 def device_of(profile: Profile) -> Device:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
-from stagekit_fixedpoint.program import Step, Tensor
+from stagekit_fixedpoint.program import Array, Step, Tensor
 
 Reals = npt.NDArray[np.float64]
 
@@ -67,6 +68,7 @@ class Pending:
         axis: of the channels, counting the batch.
         bias: what is still to be added, in real numbers; None where the step cannot add one.
         low, high: a folded clamp in real numbers.
+        part: the accumulator of the channels from one index to another, where a Split may cut it before it is stored.
         limits: an upper limit for each channel, for which steps of their own follow; None without.
         multiplier: whether this operation may use one where a shift is not enough.
         joined: as in :class:`Stored`.
@@ -83,6 +85,7 @@ class Pending:
     multiplier: bool = False
     joined: bool = False
     limits: Reals | None = None
+    part: Callable[[Pending, int, int], Pending] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,4 +119,20 @@ class Tabulated:
         return cls(tensor, (codes - tensor.zero_point)[None] * tensor.scale, factor=1.0)
 
 
-Value = Stored | Constant | Pending | Joined | Tabulated
+@dataclass(frozen=True, eq=False)
+class Hosted:
+    """A result of float nodes on the host, which the QuantizeLinear behind them brings back to the device.
+
+    Args:
+        nodes: in order, by the names of their outputs; the last one's is the result.
+        sources: the stored tensors that they read, by the names they read them under; likewise ``constants``.
+        shape: of the result, without the batch.
+    """
+
+    nodes: Mapping[str, ir.Node]
+    sources: Mapping[str, Tensor]
+    constants: Mapping[str, Array]
+    shape: tuple[int, ...]
+
+
+Value = Stored | Constant | Pending | Joined | Tabulated | Hosted

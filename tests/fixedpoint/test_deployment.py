@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from stagekit_calib import calibrate, from_iterable, open_chain
+from stagekit_calib.chain import OrtGraph
+from stagekit_fixedpoint import reference
+from stagekit_fixedpoint.target import load_program
 
 from stagekit.build.compile import compile
 from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.errors import UsageError
-from stagekit.quant.record import save
+from stagekit.quant.error import sqnr
+from stagekit.quant.record import load, save
 from stagekit.session import Session
 from stagekit.store import Store
 
@@ -81,3 +88,47 @@ def test_inspect_shows_the_layers_and_says_that_times_are_modelled(zoo: Any, fol
     assert "modelled for dpu-b4096-zcu104" in engine
     floats = CliRunner().invoke(command, [str(deploy(zoo, folder, "ort-f32"))], catch_exceptions=False).output
     assert "modelled" not in floats
+
+
+def test_inspect_with_images_fills_saturation_and_noise(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    from stagekit.cli.inspect import command
+
+    output = deploy(zoo, folder, "dpu-b4096-zcu104")
+    images = [picture(seed) for seed in (20, 21)]
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    given = ["--data", tmp_path, "--stages", zoo.stages, "--calibration", folder / "tiny.calib"]
+    found = CliRunner().invoke(command, [str(output), *map(str, given), "--json"], catch_exceptions=False)
+    reports = json.loads(found.stdout)["reports"]
+    layers = [layer for report in reports.values() for layer in report["layers"]]
+    assert all(0 <= layer["saturated"] < 0.2 for layer in layers if layer["saturated"] is not None)
+    assert sum(layer["sqnr_db"] is not None for layer in layers) > len(layers) / 2
+    chain, first = open_chain(zoo.stages), read_manifest(output, DeployManifest).stages[0]
+    frames = np.stack([chain.geometry("").apply(image)[0] for image in images])
+    program = load_program(output / "engines" / first.engine)
+    (name,) = program.outputs
+    stored = reference.run(program, {program.inputs[0]: frames.astype(np.int64)})[name]
+    real = OrtGraph(chain.graphs[first.name]).run([frames])[0][0]
+    expected = sqnr(real, stored * program.tensors[name].scale)
+    assert reports[first.name]["layers"][-1]["sqnr_db"] == pytest.approx(expected, abs=0.01)
+
+
+def test_images_need_the_float_stages(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    from stagekit.cli.inspect import command
+
+    output = deploy(zoo, folder, "dpu-b4096-zcu104")
+    result = CliRunner().invoke(command, [str(output), "--data", str(tmp_path)])
+    assert isinstance(result.exception, UsageError)
+    assert "--stages" in str(result.exception)
+
+
+def test_a_record_that_keeps_layers_in_floats_is_refused(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    record = replace(load(folder / "tiny.calib"), keep_float=("stage1/*",))
+    save(record, tmp_path / "floats.calib")
+    with pytest.raises(UsageError, match="keeps stage1/\\* in floats, which this device has no unit for"):
+        compile(
+            [zoo.stages],
+            profile="tflite-int8",
+            calibration=tmp_path / "floats.calib",
+            store=Store(folder / "store"),
+        )

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stagekit_fixedpoint import FixedPointTarget, reference
+from stagekit_fixedpoint.arithmetic import Format, Requantize, Rescale
 from stagekit_fixedpoint.device import load_device
 from stagekit_fixedpoint.engine import from_stored, to_stored
 from stagekit_fixedpoint.export import export
-from stagekit_fixedpoint.program import Program
-from stagekit_fixedpoint.report import observed, report, roofline
+from stagekit_fixedpoint.observe import observe, real_name
+from stagekit_fixedpoint.program import Linear, Program, Tensor
+from stagekit_fixedpoint.report import report, roofline
 from stagekit_fixedpoint.target import load_program
 
 from stagekit import target as targets
@@ -118,16 +120,28 @@ def test_the_report_says_what_it_is_and_adds_up(compiled: EngineBlob, programs: 
     assert 1000 / data["latency_ms"] == pytest.approx(data["fps_single"])
 
 
-def test_saturation_and_noise_are_observed(programs: Programs) -> None:
+def test_noise_is_observed_against_the_real_tensors(programs: Programs) -> None:
     program = programs("residual", PROFILE.device)
     (out,) = program.outputs
-    inputs_ = codes(program)
-    real = (reference.run(program, inputs_)[out] - program.tensors[out].zero_point) * program.tensors[out].scale
-    share, noise = observed(program, inputs_, {out: real + program.tensors[out].scale})[out]
-    assert share is not None and 0 <= share <= 1
-    assert noise == pytest.approx(
-        10 * np.log10(((real + program.tensors[out].scale) ** 2).mean() / program.tensors[out].scale ** 2)
+    given = codes(program)
+    tensor = program.tensors[out]
+    real = reference.run(program, given)[out] * tensor.scale
+    values, seen = observe(program, given, {real_name(out): real + tensor.scale})
+    assert np.array_equal(values[out], reference.run(program, given)[out])
+    assert seen[-1].sqnr_db == pytest.approx(10 * np.log10(((real + tensor.scale) ** 2).mean() / tensor.scale**2))
+    assert seen[0].sqnr_db is None
+
+
+def test_values_that_leave_the_format_are_saturated_and_those_that_a_relu_cuts_are_not() -> None:
+    stage = Requantize(Rescale((1,), (1,), "floor", "shift"), Format(8), 0, 0, 127)
+    x, y = Tensor("x", (4,), Format(8), 1.0), Tensor("y", (4,), Format(8), 2.0)
+    step = Linear("l", ("x",), "y", "w", "b", stage)
+    program = Program(
+        "d", ("x",), ("y",), {"x": x, "y": y}, (step,), {"w": np.eye(4, dtype=int) * 4, "b": np.zeros(4, int)}
     )
+    # 2 x: 254 leaves int8, 126 and 0 do not, and -200 is cut by the ReLU.
+    _, (seen,) = observe(program, {"x": np.array([[127, 63, 0, -100]])}, {})
+    assert seen.saturated == 0.25
 
 
 def test_the_roofline_has_a_line_for_each_product(programs: Programs) -> None:
