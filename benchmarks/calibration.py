@@ -1,32 +1,26 @@
 """int8 against float: mIoU of every calibrator on real tasks, in the engines that a user runs.
 
-Rows of the table: task, backbone, target, profile, method, images, miou_float, miou_int8, drop (points),
-integer_share (of the frozen stages' MACs), calibration_seconds. mIoU is over the data set's test split, in
-percent, in the images' own size; ranges come from its train split.
+Rows of the table: task, backbone, target, profile, method, keep_float, equalised, images, miou_float, miou_int8,
+drop (points), integer_share (of the frozen stages' MACs), calibration_seconds. mIoU is over the data set's test
+split, in percent, in the images' own size; ranges come from its train split.
 
     python benchmarks/calibration.py --case lite0.stages landcover.task data/landcover --json out.json
     python benchmarks/calibration.py --case ... --new-task sea.task data/sea        # a task added later
-    python benchmarks/calibration.py --case ... --others                            # beside ORT's and NNCF's own
-    python benchmarks/calibration.py --case ... --memory                            # 10 against 1,000 images
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from stagekit_calib.chain import Chain, open_chain
-from stagekit_calib.readers import Images, from_iterable, from_path
+from stagekit_calib.readers import from_path
 from stagekit_calib.run import calibrate, extend
 
 from stagekit.build.compile import compile
@@ -42,7 +36,6 @@ from stagekit.session import Session
 from stagekit.store import Store
 from stagekit.target import load_profile
 
-HERE = Path(__file__).parent
 PATH = click.Path(path_type=Path)
 FLOAT = {"ort-int8": "ort-f32", "ov-int8": "ov-f32"}
 METHODS_SHOWN = [*(m for m in METHODS), "percentile:99.9"]
@@ -54,10 +47,8 @@ METHODS_SHOWN = [*(m for m in METHODS), "percentile:99.9"]
 @click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
 @click.option("--method", "methods", multiple=True, default=METHODS_SHOWN, show_default=True)
 @click.option("--limit", default=64, show_default=True, help="Calibration images.")
-@click.option("--keep-float", multiple=True, help="Patterns stage/node of nodes that stay float.")
+@click.option("--keep-float", multiple=True, help="Patterns stage/node,... in floats: a row more, first method.")
 @click.option("--equalise", is_flag=True, help="Even out the weights first.")
-@click.option("--others", is_flag=True, help="Also ONNX Runtime's quantize_static and NNCF, with their defaults.")
-@click.option("--memory", is_flag=True, help="Only the peak memory of calibrating 10 and 1,000 images.")
 @click.option("--json", "path", type=PATH, help="Write the rows here.")
 def main(
     cases: tuple[tuple[Path, Path, Path], ...],
@@ -67,40 +58,31 @@ def main(
     limit: int,
     keep_float: tuple[str, ...],
     equalise: bool,
-    others: bool,
-    memory: bool,
     path: Path | None,
 ) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), rows)
+        bench = Bench(Path(folder), rows, path)
         for case in cases:
-            if memory:
-                bench.memory(case[0], case[1])
-                continue
             bench.calibrators(*case, profiles, methods, limit, keep_float, equalise)
-            if others:
-                bench.others(*case, limit)
-        if new_task and not memory:
+        if new_task:
             bench.later(*cases[0], *new_task, profiles, limit)
-    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    click.echo(text)
+    click.echo(written(rows, path))
 
 
 class Bench:
-    """Measures into rows; everything it builds lies in one folder."""
+    """Measures into rows, and writes them as they come; everything it builds lies in one folder."""
 
-    def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, rows: list[dict[str, Any]], path: Path | None) -> None:
         self.folder = folder
         self.rows = rows
+        self.path = path
         self.store = Store(folder / "store")
 
     def add(self, **row: Any) -> None:
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         self.rows.append(shown)
+        written(self.rows, self.path)
         click.echo("  " + ", ".join(f"{k} {v}" for k, v in shown.items()), err=True)
 
     def miou(self, stages: Path, task: Path, data: Path, profile: str, record: Path | None = None) -> float:
@@ -122,28 +104,29 @@ class Bench:
         keep_float: tuple[str, ...],
         equalise: bool,
     ) -> None:
-        """One row for each target and method; the histograms are taken once."""
+        """One row for each target, method and set kept in floats; the histograms are taken once."""
         chain = open_chain(stages, [task], equalised=equalise)
         begun = time.perf_counter()
-        record = replace(calibrate(chain, from_path(data, limit=limit)), keep_float=keep_float)
+        record = calibrate(chain, from_path(data, limit=limit))
         seconds = time.perf_counter() - begun
-        for profile in profiles:
-            expected = self.miou(stages, task, data, FLOAT[profile])
-            for method in methods:
-                saved = self.folder / "bench.calib"
-                save(replace(record, method=method), saved)
-                given = self.miou(stages, task, data, profile, saved)
-                self.add(
-                    **self.facts(chain, profile),
-                    method=method,
-                    equalised=equalise,
-                    images=record.data[0].images,
-                    miou_float=expected,
-                    miou_int8=given,
-                    drop=expected - given,
-                    integer_share=share(chain, load(saved), profile),
-                    calibration_seconds=seconds,
-                )
+        expected = {p: self.miou(stages, task, data, FLOAT[p]) for p in profiles}
+        variants = [(m, ()) for m in methods] + [(methods[0], tuple(k.split(","))) for k in keep_float]
+        for (method, kept), profile in product(variants, profiles):
+            saved = self.folder / "bench.calib"
+            save(replace(record, method=method, keep_float=kept), saved)
+            given = self.miou(stages, task, data, profile, saved)
+            self.add(
+                **self.facts(chain, profile),
+                method=method,
+                keep_float=list(kept),
+                equalised=equalise,
+                images=record.data[0].images,
+                miou_float=expected[profile],
+                miou_int8=given,
+                drop=expected[profile] - given,
+                integer_share=share(chain, load(saved), profile),
+                calibration_seconds=seconds,
+            )
 
     def later(
         self, stages: Path, task: Path, data: Path, new: Path, new_data: Path, profiles: tuple[str, ...], limit: int
@@ -162,49 +145,18 @@ class Bench:
                 drop = expected - given
                 self.add(**self.facts(chain, profile), method=name, miou_float=expected, miou_int8=given, drop=drop)
 
-    def others(self, stages: Path, task: Path, data: Path, limit: int) -> None:
-        """The vendors' own quantisers on the same network as one graph, the same images, their defaults."""
-        from joined import joined, nncf_quantised, ort_quantised
-
-        chain = open_chain(stages, [task])
-        geometry = chain.geometry(next(iter(chain.tasks)))
-        frames = [geometry.apply(image)[0][None] for _, image in from_path(data, limit=limit)]
-        whole = self.folder / "whole.onnx"
-        joined(chain).save(whole)
-        for tool, target, quantised in (
-            ("onnxruntime quantize_static", "onnxruntime", ort_quantised),
-            ("nncf.quantize", "openvino", nncf_quantised),
-        ):
-            begun = time.perf_counter()
-            try:
-                run = quantised(whole, frames, self.folder)
-            except ImportError as error:
-                click.echo(f"  {tool}: {error}", err=True)
-                continue
-            seconds = time.perf_counter() - begun
-
-            def labels(image: Any, run: Any = run) -> Any:
-                pixels, placement = geometry.apply(image)
-                return placement.labels_to_image(run(pixels[None])[0])
-
-            given = score(Folder.open(data), labels)
-            facts = {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target}
-            self.add(**facts, method=tool, images=len(frames), miou_int8=given, calibration_seconds=seconds)
-
-    def memory(self, stages: Path, task: Path) -> None:
-        """Peak memory of a process that calibrates on so many generated images."""
-        for images in (10, 1000):
-            program = (
-                f"from calibration import peak; peak({str(stages.resolve())!r}, {str(task.resolve())!r}, {images})"
-            )
-            found = subprocess.run(
-                [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=HERE
-            )
-            self.add(task=task.stem, backbone=stages.stem, images=images, peak_mib=float(found.stdout))
-
     def facts(self, chain: Chain, profile: str) -> dict[str, Any]:
         target = load_profile(profile).target
         return {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target, "profile": profile}
+
+
+def written(rows: list[dict[str, Any]], path: Path | None) -> str:
+    """The rows as JSON; also in a file, if there shall be one."""
+    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return text
 
 
 def score(folder: Folder, run: Any) -> float:
@@ -217,20 +169,6 @@ def score(folder: Folder, run: Any) -> float:
 
 def share(chain: Chain, record: Calibration, profile: str) -> float:
     return quantise_stages(chain.stages, record, scheme_of(load_profile(profile))).integer_share
-
-
-def peak(stages: str, task: str, count: int) -> None:
-    """Calibrates on generated images and prints this process's peak memory in MiB."""
-
-    def generated() -> Iterator[Any]:
-        for index in range(count):
-            generator = np.random.default_rng(index)
-            coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            yield np.kron(coarse, np.ones((28, 28, 1), np.uint8))
-
-    images = Images("generated", count, lambda: iter(from_iterable(generated())))
-    calibrate(open_chain(Path(stages), [Path(task)]), images)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A task on its backbone as one graph, and others' quantisers on it: what ``calibration.py --others`` compares with."""
+"""A task on its backbone as one graph, and others' quantisers on it: what ``calibration_cost.py`` compares with."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A task added to a record that was made without it: four ways to int8, tuned equally long.
 
-Rows: task, backbone, target, profile, method, calibration, iterations, bound, seed, tuning_seconds,
+Rows: task, backbone, target, profile, first (the task of the record), method, calibration, iterations, bound, seed,
 miou_float, miou_int8, drop (points), worst_saturation. mIoU is over the data set's test split, in percent, in the
 images' own size, by a session over the compiled deployment. ``drop`` is against the float task (``miou_float``,
 tuned equally long, on the same target in floats). ``worst_saturation`` is the largest share (percent) of a frozen
@@ -8,6 +8,7 @@ tensor's values beyond its range, for images of the train split.
 
     python benchmarks/through_int8.py examples/sea.toml lite0.stages --data data/sea \\
         --first landcover.task data/landcover --iterations 150 --json out.json
+    ... --profile benchmarks/profiles/ort-int8-one-scale.toml    # a format that does hurt
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from stagekit.build.compile import compile
 from stagekit.bundle import StagesManifest, TaskManifest, read_manifest
 from stagekit.cpu import instruction_sets
 from stagekit.data.folder import Folder
-from stagekit.quant.record import Audit, Calibration, save, task_binding
+from stagekit.quant.record import Audit, Calibration, load, save, task_binding
 from stagekit.quant.scheme import scheme_of
 from stagekit.session import Session
 from stagekit.store import Store
@@ -38,6 +39,9 @@ from stagekit.tune.recipe_file import read_recipe
 from stagekit.tune.tune import tune
 
 PATH = click.Path(path_type=Path)
+WAYS = ("before extend", "after extend", "range-bound", "through int8")
+PLAIN = {load_profile(integers).target: floats for integers, floats in FLOAT.items()}
+"""A target's profile in floats."""
 
 
 @click.command()
@@ -51,7 +55,8 @@ PATH = click.Path(path_type=Path)
 @click.option("--limit", default=48, show_default=True, help="Calibration images.")
 @click.option("--set", "overrides", multiple=True, help="Further overrides of the recipe.")
 @click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
-@click.option("--work", type=PATH, help="Keep tasks here; those found are not tuned again.")
+@click.option("--work", type=PATH, help="Keep record and tasks here; those found are not made again.")
+@click.option("--way", "ways", multiple=True, type=click.Choice(WAYS), default=WAYS, show_default=True)
 @click.option("--json", "path", type=PATH, help="Write the rows here.")
 def main(
     recipe: Path,
@@ -65,15 +70,23 @@ def main(
     overrides: tuple[str, ...],
     profiles: tuple[str, ...],
     work: Path | None,
+    ways: tuple[str, ...],
     path: Path | None,
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        record = calibrate(open_chain(stages, [first[0]]), from_path(first[1], limit=limit), method, name="first")
-        save(record, folder / "first.calib")
         ranges = (folder / "first.calib").absolute()
-        simulated = (f"through.record='{ranges}'", f"through.stages='{stages.absolute()}'")
+        if not ranges.exists():
+            chain = open_chain(stages, [first[0]])
+            save(calibrate(chain, from_path(first[1], limit=limit), method, name="first"), ranges)
+        record = load(ranges)
+        formats = ", ".join(f"'{Path(p).absolute() if p.endswith('.toml') else p}'" for p in profiles)
+        simulated = (
+            f"through.record='{ranges}'",
+            f"through.stages='{stages.absolute()}'",
+            f"through.profiles=[{formats}]",
+        )
         variants = {
             "float": (),
             "range-bound": (*simulated, "through.simulate=false", f"through.bound={bound}"),
@@ -83,33 +96,41 @@ def main(
         bench = Bench(folder, stages.absolute(), data, limit)
         tasks: dict[str, Path] = {}
         for name, added in variants.items():
+            if name not in ("float", *ways):
+                continue
             tasks[name] = folder / f"{name.replace(' ', '-')}.task"
             if not tasks[name].exists():
                 tune(read_recipe(recipe, (f"train.iterations={iterations}", *overrides, *added), data), tasks[name])
         made_of = {name: read_manifest(task, TaskManifest) for name, task in tasks.items()}
-        grown = extend(record, open_chain(stages, [tasks["float"]]), from_path(data, limit=limit))
+        grown = None
+        if "after extend" in ways:
+            grown = extend(record, open_chain(stages, [tasks["float"]]), from_path(data, limit=limit))
         for profile in profiles:
-            expected = bench.miou(tasks["float"], FLOAT[profile], None)
+            chosen = load_profile(profile)
+            expected = bench.miou(tasks["float"], PLAIN[chosen.target], None)
             for label, variant, made in (
-                ("before extend", "float", bench.allowing(record, tasks["float"])),
+                ("before extend", "float", None),
                 ("after extend", "float", grown),
-                ("range-bound", "range-bound", bench.allowing(record, tasks["range-bound"])),
+                ("range-bound", "range-bound", None),
                 ("through int8", "through int8", record),
             ):
+                if label not in ways:
+                    continue
+                made = made or bench.allowing(record, tasks[variant])
                 found = bench.miou(tasks[variant], profile, made)
                 facts = made_of[variant].provenance
                 train, through = facts["recipe"]["train"], facts["recipe"].get("through", {})
                 row = {
                     "task": made_of[variant].name,
                     "backbone": bench.backbone,
-                    "target": load_profile(profile).target,
-                    "profile": profile,
+                    "target": chosen.target,
+                    "profile": chosen.name,
+                    "first": first[0].stem,
                     "method": label,
                     "calibration": method,
                     "iterations": train["iterations"],
                     "bound": through.get("bound", 0.0),
                     "seed": train["seed"],
-                    "tuning_seconds": facts["seconds"],
                     "miou_float": round(expected, 3),
                     "miou_int8": round(found, 3),
                     "drop": round(expected - found, 3),
@@ -132,6 +153,7 @@ class Bench:
         self.data = Folder.open(data)
         self.backbone = read_manifest(stages, StagesManifest).name
         self.store = Store(folder / "store")
+        self.seen: dict[Path, Calibration] = {}
 
     def miou(self, task: Path, profile: str, record: Calibration | None) -> float:
         """Percent, of a deployment run by a session."""
@@ -151,8 +173,10 @@ class Bench:
 
     def worst(self, record: Calibration, task: Path, profile: str) -> float:
         """The largest share of a frozen tensor's values that saturates, in percent; the task in floats."""
-        seen = calibrate(open_chain(self.stages, [task]), from_path(self.data.root, limit=self.limit), record.method)
-        return 100 * saturation(record, seen, scheme_of(load_profile(profile)))[0].share
+        chain = open_chain(self.stages, [task])
+        if task not in self.seen:
+            self.seen[task] = calibrate(chain, from_path(self.data.root, limit=self.limit))
+        return 100 * saturation(record, self.seen[task], scheme_of(load_profile(profile)), chain.stages)[0].share
 
 
 if __name__ == "__main__":

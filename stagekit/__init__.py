@@ -16,16 +16,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stagekit_calib.verb import calibrate
+
     from stagekit import partition
     from stagekit.build.compile import compile
     from stagekit.errors import StagekitError
     from stagekit.session import Session
 
-__all__ = ["Session", "StagekitError", "compile", "partition"]
+__all__ = ["Session", "StagekitError", "calibrate", "compile", "partition"]
 
 _HOMES = {
     "Session": "stagekit.session",
     "StagekitError": "stagekit.errors",
+    "calibrate": "stagekit_calib.verb",
     "compile": "stagekit.build.compile",
 }
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stagekit.data.folder import Folder
-from stagekit.quant.formats import limits
+from stagekit.graph import Graph
+from stagekit.quant.formats import NumberFormat, limits
 from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Audit, Calibration, task_binding
 from stagekit.quant.scheme import QuantScheme
-from stagekit.quant.stages import quantise_stages
+from stagekit.quant.stages import chain_hashes, chain_positions, quantise_stages
 from stagekit_calib.accuracy import evaluate
 from stagekit_calib.chain import Chain
 from stagekit_calib.readers import Images
@@ -34,23 +36,40 @@ class Saturation:
     reach: float
 
 
-def saturation(record: Calibration, seen: Calibration, scheme: QuantScheme) -> list[Saturation]:
-    """Every tensor that both know, the worst first.
+def saturation(
+    record: Calibration, seen: Calibration, scheme: QuantScheme, stages: Sequence[tuple[str, Graph]]
+) -> list[Saturation]:
+    """Every tensor that the scheme makes integers of in the frozen stages, the worst first.
 
     Args:
         seen: statistics of the new task alone.
+        stages: (name, graph) in order.
     """
     found = []
-    for tensor, statistics in seen.statistics.items():
+    for tensor, form in _stored(stages, record, scheme).items():
+        statistics = seen.statistics.get(tensor)
+        if statistics is None:  # of a stage behind the last that the task runs
+            continue
         known = record.statistics[tensor]
-        quantization = quantization_of(known, scheme.activation, record.method)
-        low, high = limits(scheme.activation, quantization)
+        quantization = quantization_of(known, form, record.method)
+        low, high = limits(form, quantization)
         half = quantization.scale[0] / 2  # beyond the last level by less, a value is rounded, not cut
         low, high = low - half, high + half
         reach = max(-statistics.minimum, statistics.maximum) / (max(-low, high) or 1.0)
         outside = statistics.share_outside(low, high)
         found.append(Saturation(*record.places[tensor], outside, known.share_outside(low, high), reach))
     return sorted(found, key=lambda s: (-s.share, -s.reach))
+
+
+def _stored(stages: Sequence[tuple[str, Graph]], record: Calibration, scheme: QuantScheme) -> dict[str, NumberFormat]:
+    """The formats of what is stored as integers, by the tensors' hashes."""
+    hashes = chain_hashes(stages)
+    places = chain_positions(stages, record.keep_float, scheme.integer_only)
+    return {
+        hashes[name][tensor]: scheme.form(tensor, positions)
+        for (name, _), positions in zip(stages, places, strict=True)
+        for tensor in positions.sources
+    }
 
 
 def audit(
@@ -69,7 +88,7 @@ def audit(
     record.check_stages(chain.manifest, Path(chain.manifest.name))
     (task,) = chain.tasks.values()
     seen = calibrate(chain, images, record.method, advance=advance)
-    tensors = saturation(record, seen, scheme)
+    tensors = saturation(record, seen, scheme, chain.stages)
     drop = None
     if labelled is not None:
         folder, split = labelled

@@ -59,6 +59,12 @@ class Chain:
         """(name, graph) in order."""
         return [(s.name, self.graphs[s.name]) for s in self.manifest.stages]
 
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The fingerprints of SPMs and heads in their tasks' manifests, by the label of their calls."""
+        found = {f"{n}/spm{i}": p.fingerprint for n, t in self.tasks.items() for i, p in enumerate(t.prompts)}
+        return found | {f"{n}/head": t.head.fingerprint for n, t in self.tasks.items()}
+
     def geometry(self, task: str) -> Geometry:
         frame = self.manifest.frame
         resize = self.tasks[task].resize if task in self.tasks else None

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stagekit.bundle import Boundary, TaskManifest
+from stagekit.bundle import Boundary, GraphEntry, TaskManifest
 from stagekit.errors import UsageError, VerificationFailed
+from stagekit.graph import Graph
 from stagekit.graph.spec import Quantization
+from stagekit.quant.adapters import quantise_adapter
+from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.record import Calibration, task_binding
+from stagekit.quant.scheme import scheme_of
 from stagekit.target import Profile
 
 INTEGERS = ("int8", "int16")
@@ -81,3 +85,39 @@ def integer_edges(boundary: Boundary, *names: str) -> dict[str, tuple[str, Quant
     """A boundary's format for the edges of a task's graph that meet it; nothing where it is float."""
     spec = boundary.spec
     return {} if spec.quantization is None else dict.fromkeys(names, (spec.dtype, spec.quantization))
+
+
+def adapter_graph(
+    graph: Graph,
+    entry: GraphEntry,
+    edges: Mapping[str, tuple[str, Quantization]],
+    calibration: Calibration | None,
+    profile: Profile,
+) -> Graph:
+    """An SPM or head that meets integer boundaries: float inside, or in integers where a record is given.
+
+    Raises:
+        BundleError: the record did not see it.
+        UsageError: the profile's integers are not the boundaries'.
+    """
+    if calibration is None:
+        return with_integer_edges(graph, edges)
+    return quantise_adapter(graph, entry.fingerprint, edges, calibration, scheme_of(profile))
+
+
+def adapter_ranges(calibration: Calibration | None, wanted: bool, profile: Profile) -> Calibration | None:
+    """The record that SPMs and heads take their ranges from, where they are wanted in integers.
+
+    Raises:
+        UsageError: there is no record, or their profile computes in floats.
+    """
+    if not wanted:
+        return None
+    if calibration is None or profile.precision not in INTEGERS:
+        why = "there is no record" if calibration is None else f"the profile {profile.name} is {profile.precision}"
+        raise UsageError(
+            f"SPMs and heads cannot be int8: {why}",
+            where="--int8-adapters",
+            remedy="give --calibration and an int8 profile",
+        )
+    return calibration

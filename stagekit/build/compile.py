@@ -31,6 +31,7 @@ def compile(
     adapter_profile: str | None = None,
     fuse: bool = False,
     replan: bool = False,
+    int8_adapters: bool = False,
     store: Store | None = None,
     progress: Progress = silent,
 ) -> Compiled:
@@ -49,6 +50,7 @@ def compile(
         adapter_profile: likewise its profile.
         fuse: adds an engine for each run of stages between which no task prompts or reads.
         replan: measures the forms of the boundaries again.
+        int8_adapters: SPMs and heads compute in int8 too; the record must have seen the tasks.
         store: :meth:`Store.default` if not given.
 
     Raises:
@@ -65,7 +67,8 @@ def compile(
         manifest = read_manifest(Path(into), DeployManifest)
         kept = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
         builder = Builder(targets.get(kept.target), kept, store, progress)
-        return compile_into(Path(into), paths, builder, outputs, record, _adapters(manifest, store, progress, into))
+        others = _adapters(manifest, store, progress, into)
+        return compile_into(Path(into), paths, builder, outputs, record, others, int8_adapters)
     chosen = resolve_profile(target, profile)
     builder = Builder(targets.get(chosen.target), chosen, store, progress)
     adapters: Builder | None = None
@@ -76,7 +79,7 @@ def compile(
     elif adapter_target or adapter_profile:
         other = resolve_profile(adapter_target, adapter_profile)
         adapters = Builder(targets.get(other.target), other, store, progress)
-    layout = Layout(adapters, fuse, replan)
+    layout = Layout(adapters, fuse, replan, int8_adapters)
     return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs, record, layout)
 
 

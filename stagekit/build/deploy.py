@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stagekit.build.calibrated import check_covered, check_precision, integer_edges, with_edges_of
+from stagekit.build.calibrated import (
+    adapter_graph,
+    adapter_ranges,
+    check_covered,
+    check_precision,
+    integer_edges,
+    with_edges_of,
+)
 from stagekit.build.engines import Builder, BuiltEngine
 from stagekit.build.fuse import fused_runs, needed_boundaries
 from stagekit.build.place import Output, check_task, check_through, head_graph, spm_graph, stage_graph
@@ -32,7 +39,6 @@ from stagekit.bundle import (
 from stagekit.errors import BundleError, UsageError
 from stagekit.graph import Graph
 from stagekit.quant.equalise import equalise
-from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
@@ -50,11 +56,13 @@ class Layout:
         adapters: builds SPMs and heads for a device of their own.
         fuse: adds an engine for each run of stages between which no task prompts or reads.
         replan: measures the forms of the boundaries again.
+        int8_adapters: SPMs and heads compute in integers too, with ranges from the record.
     """
 
     adapters: Builder | None = None
     fuse: bool = False
     replan: bool = False
+    int8_adapters: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ def compile_bundles(
         for task, made in manifests:
             check_covered(calibration, made, task)
     adapters = layout.adapters or builder
+    ranges = adapter_ranges(calibration, layout.int8_adapters, adapters.profile)
     graphs, edges = stage_graphs(stages, bundle, builder, calibration)
     for task, made in manifests:
         check_through(task, made, {name: graph.fingerprint for name, graph in graphs})
@@ -114,7 +123,7 @@ def compile_bundles(
     }
     deployed_tasks: list[DeployedTask] = []
     for task, made in manifests:
-        built, deployed = _task(task, made, boundaries, forms, bundle.frame, adapters, output)
+        built, deployed = _task(task, made, boundaries, forms, bundle.frame, adapters, output, ranges)
         engines += built
         deployed_tasks.append(deployed)
     fused: list[FusedRun] = []
@@ -154,12 +163,14 @@ def compile_into(
     output: Output = "labels",
     calibration: Calibration | None = None,
     adapters: Builder | None = None,
+    int8_adapters: bool = False,
 ) -> Compiled:
     """Adds tasks to a deployment (or replaces those of the same name); its stage engines are not touched.
 
     Args:
         calibration: the record that an int8 deployment was made with, to see that it covers the tasks.
         adapters: builds SPMs and heads, where the deployment has a device of their own.
+        int8_adapters: the tasks' SPMs and heads compute in integers too, with ranges from the record.
 
     Raises:
         UsageError: the builder's profile is not the deployment's.
@@ -182,10 +193,11 @@ def compile_into(
     if calibration is not None:
         for task, found in read:
             check_covered(calibration, found, task)
+    ranges = adapter_ranges(calibration, int8_adapters, (adapters or builder).profile)
     engines: list[BuiltEngine] = []
     deployed = {t.name: t for t in manifest.tasks}
     for task, found in read:
-        built, added = _task(task, found, boundaries, forms, manifest.frame, adapters or builder, output)
+        built, added = _task(task, found, boundaries, forms, manifest.frame, adapters or builder, output, ranges)
         engines += built
         deployed[added.name] = added
     known = {e.digest: e for e in (*manifest.engines, *_entries(engines))}
@@ -259,6 +271,7 @@ def _task(
     frame: Frame,
     builder: Builder,
     output: Output,
+    ranges: Calibration | None,
 ) -> tuple[list[BuiltEngine], DeployedTask]:
     def build(name: str, graph: Graph, crossing: Mapping[str, str]) -> BuiltEngine:
         """Builds an adapter; ``crossing`` names the boundary whose form each of its edges takes."""
@@ -271,15 +284,16 @@ def _task(
     for index, entry in enumerate(manifest.prompts):
         boundary = boundaries[entry.boundary]
         graph = spm_graph(task, entry, boundary, before, len(manifest.classes))
-        graph = with_integer_edges(graph, integer_edges(boundary, "feature", "prompted"))
+        edges = integer_edges(boundary, "feature", "prompted")
+        graph = adapter_graph(graph, entry, edges, ranges, builder.profile)
         crossing = {"feature": entry.boundary, "prompted": entry.boundary}
         engines.append(build(f"{manifest.name}/spm{index}", graph, crossing))
         prompts.append(DeployedPrompt(boundary=entry.boundary, engine=engines[-1].digest))
         before = boundary
     head = head_graph(task, manifest.head, boundaries, frame, output)
     edges = {n: e for name in manifest.head.reads for n, e in integer_edges(boundaries[name], name).items()}
-    read = {name: name for name in manifest.head.reads}
-    engines.append(build(f"{manifest.name}/head", with_integer_edges(head, edges), read))
+    head = adapter_graph(head, manifest.head, edges, ranges, builder.profile)
+    engines.append(build(f"{manifest.name}/head", head, {name: name for name in manifest.head.reads}))
     deployed = DeployedTask(
         name=manifest.name,
         classes=manifest.classes,

@@ -59,8 +59,18 @@ def test_an_audit_finds_what_a_new_task_pushes_out_of_range(zoo: Any, pictures: 
 
 
 def test_a_record_never_saturates_on_its_own_extremes(zoo: Any, pictures: Path) -> None:
-    record = calibrate(open_chain(zoo.stages, [zoo.tasks["land"]]), from_path(pictures), "minmax")
-    assert all(s.share == 0 for s in saturation(record, record, SCHEME))
+    chain = open_chain(zoo.stages, [zoo.tasks["land"]])
+    record = calibrate(chain, from_path(pictures), "minmax")
+    assert all(s.share == 0 for s in saturation(record, record, SCHEME, chain.stages))
+
+
+def test_an_audit_looks_at_what_the_format_stores_alone(zoo: Any, pictures: Path) -> None:
+    chain = open_chain(zoo.stages, [zoo.tasks["land"]])
+    record = calibrate(chain, from_path(pictures), "minmax")
+    looked_at = {s.stage for s in saturation(record, record, SCHEME, chain.stages)}
+    assert looked_at == {"stem", "stage1", "stage2"}
+    kept = saturation(replace(record, keep_float=("*",)), record, SCHEME, chain.stages)
+    assert kept == []
 
 
 def test_layers_are_ranked_by_the_damage_that_each_does_alone(zoo: Any, pictures: Path) -> None:

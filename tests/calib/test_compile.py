@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from stagekit_calib.readers import from_path
 from stagekit_calib.run import calibrate, extend
 
 from stagekit.build.compile import compile
+from stagekit.bundle import TaskManifest, read_manifest, write_manifest
+from stagekit.bundle.manifest import ThroughEntry
 from stagekit.data.folder import Folder
 from stagekit.errors import UsageError, VerificationFailed
 from stagekit.quant.record import Audit, load, save, task_binding
@@ -83,8 +86,6 @@ def test_an_uncovered_task_is_refused_until_the_record_is_extended(
 def test_an_audit_decides_for_a_task_that_the_record_does_not_cover(
     worst: float, refused: bool, zoo: Any, land: Path, store: Path, tmp_path: Path
 ) -> None:
-    from stagekit.bundle import TaskManifest, read_manifest
-
     binding = task_binding(read_manifest(zoo.tasks["sea"], TaskManifest))
     audited = replace(load(land), audits=(Audit(task=binding, images=8, worst=worst, tensor="stage2/x"),))
     save(audited, tmp_path / "a.calib")
@@ -159,3 +160,18 @@ def test_labels_missing_for_a_mode_that_needs_them(
     assert result.code == 2
     assert "needs labels" in result.err
     assert not (tmp_path / "x.calib").exists()
+
+
+def test_inspect_names_the_integer_stages_that_a_task_is_bound_to(
+    zoo: Any, tmp_path: Path, stagekit: Callable[..., Any]
+) -> None:
+    bound = tmp_path / "bound.task"
+    shutil.copytree(zoo.tasks["land"], bound)
+    made = read_manifest(bound, TaskManifest)
+    through = ThroughEntry(record="land", stages={"ort-int8": {"stem": "ab" * 32}, "ov-int8": {"stem": "cd" * 32}})
+    write_manifest(bound, made.model_copy(update={"through": through}))
+    shown = stagekit("inspect", bound).out
+    assert "integer stages alone, those of the record land" in shown
+    assert "ort-int8: stem abababababab" in shown
+    assert "ov-int8: stem cdcdcdcdcdcd" in shown
+    assert "integer stages" not in stagekit("inspect", zoo.tasks["land"]).out

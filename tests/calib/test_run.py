@@ -13,7 +13,7 @@ from stagekit_calib.readers import Images, from_iterable, from_path
 from stagekit_calib.run import calibrate, extend
 
 from stagekit.errors import BundleError, DatasetError, GraphError, ImageError, UsageError
-from stagekit.quant.record import Calibration
+from stagekit.quant.record import Calibration, load
 from stagekit.quant.statistics import observe
 
 from .conftest import picture
@@ -168,3 +168,17 @@ def test_an_unknown_method_is_refused_before_any_image_is_read(zoo: Any) -> None
 
     with pytest.raises(UsageError, match="did you mean 'entropy'"):
         calibrate(open_chain(zoo.stages), Images("x", 1, never), "entropi")
+
+
+def test_the_function_of_the_package_writes_what_the_chain_gives(zoo: Any, pictures: Path, tmp_path: Path) -> None:
+    import stagekit
+
+    made = stagekit.calibrate(zoo.stages, [zoo.tasks["land"]], data=pictures, output=tmp_path / "a.calib", limit=4)
+    by_hand = calibrate(open_chain(zoo.stages, [zoo.tasks["land"]]), from_path(pictures, limit=4))
+    assert same(made, by_hand)
+    assert same(load(tmp_path / "a.calib"), by_hand)
+    images = [image for _, image in from_path(pictures)]
+    grown = stagekit.calibrate(zoo.stages, data=images, output=tmp_path / "a.calib", extending=True)
+    assert [d.images for d in grown.data] == [4, 6]
+    with pytest.raises(UsageError, match="keeps its method"):
+        stagekit.calibrate(zoo.stages, data=images, output=tmp_path / "a.calib", extending=True, method="mse")

@@ -1,0 +1,138 @@
+"""SPMs and heads in int8 as well: what that costs in mIoU, and what it saves.
+
+Rows: task, backbone, target, profile, and then miou_float, miou_stages (stages in int8, adapters in floats), miou_all
+(both in int8), drop_stages and drop_all (points); or, with ``--speed``, us_float and us_int8 (one call of each of the
+task's SPMs and its head, the best of the rounds, float and int8 in turn) and ratio (float to int8). mIoU is over the
+test split, in percent, in the images' own size; ranges come from the train split.
+
+    python benchmarks/int8_adapters.py --case lite0.stages sea.task data/sea --json out.json
+    python benchmarks/int8_adapters.py --case lite0.stages sea.task data/sea --speed     # on a quiet machine
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from calibration import FLOAT, score
+from stagekit_calib.chain import open_chain
+from stagekit_calib.readers import from_path
+from stagekit_calib.run import calibrate
+
+from stagekit.build.compile import compile
+from stagekit.build.deploy import ENGINES
+from stagekit.bundle import DeployManifest
+from stagekit.cpu import instruction_sets
+from stagekit.data.folder import Folder
+from stagekit.quant.record import save
+from stagekit.session import Session
+from stagekit.store import Store, load_entry
+from stagekit.target import HostBuffer, get, load_profile
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--case", "cases", type=(PATH, PATH, PATH), multiple=True, required=True, help="STAGES TASK DATA")
+@click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
+@click.option("--limit", default=48, show_default=True, help="Calibration images.")
+@click.option("--speed", is_flag=True, help="Time instead of mIoU.")
+@click.option("--rounds", default=30, show_default=True)
+@click.option("--json", "path", type=PATH, help="Write the rows here.")
+def main(
+    cases: tuple[tuple[Path, Path, Path], ...],
+    profiles: tuple[str, ...],
+    limit: int,
+    speed: bool,
+    rounds: int,
+    path: Path | None,
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for stages, task, data in cases:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            chain = open_chain(stages, [task])
+            (name,) = chain.tasks
+            save(calibrate(chain, from_path(data, limit=limit)), folder / "x.calib")
+            for profile in profiles:
+                bundles, record = [stages, task], folder / "x.calib"
+                made = {
+                    "stages": _compiled(folder, bundles, profile, record, False),
+                    "all": _compiled(folder, bundles, profile, record, True),
+                }
+                row = {
+                    "task": name,
+                    "backbone": chain.manifest.name,
+                    "target": load_profile(profile).target,
+                    "profile": profile,
+                }
+                if speed:
+                    float_, integer = _best([_adapters(deployment) for deployment in made.values()], rounds)
+                    found = {"us_float": 1e6 * float_, "us_int8": 1e6 * integer, "ratio": float_ / integer}
+                else:
+                    made["float"] = _compiled(folder, bundles, FLOAT[profile], None, False)
+                    miou = {label: _miou(deployment, name, data) for label, deployment in made.items()}
+                    found = {f"miou_{label}": value for label, value in miou.items()}
+                    found |= {f"drop_{label}": miou["float"] - miou[label] for label in ("stages", "all")}
+                rows.append({**row, **{key: round(value, 3) for key, value in found.items()}})
+                click.echo("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), err=True)
+    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
+    if path:
+        path.write_text(text + "\n")
+    click.echo(text)
+
+
+def _compiled(folder: Path, bundles: list[Path], profile: str, record: Path | None, int8_adapters: bool) -> Path:
+    output = folder / f"{profile}{'-all' if int8_adapters else ''}.deploy"
+    store = Store(folder / "store")
+    compile(bundles, profile=profile, calibration=record, output=output, store=store, int8_adapters=int8_adapters)
+    return output
+
+
+def _miou(deployment: Path, task: str, data: Path) -> float:
+    with Session(deployment) as session:
+        return score(Folder.open(data), lambda image: session.run(image)[task])
+
+
+def _adapters(deployment: Path) -> Callable[[], None]:
+    """One call of each SPM and of the head of a deployment's only task."""
+    with Session(deployment) as session:
+        manifest: DeployManifest = session.manifest
+    profile = load_profile(manifest.profile["name"])
+    target = get(profile.target)
+    calls = []
+    (task,) = manifest.tasks
+    for digest in (*(p.engine for p in task.prompts), task.head):
+        engine = target.load(load_entry(deployment / ENGINES / digest, digest), profile)
+        specs = [s.bind(batch=1) for s in engine.inputs]
+        generator = np.random.default_rng(0)
+        values = [generator.normal(0, 20, s.shape).clip(0, 120).astype(s.dtype) for s in specs]
+        calls.append((engine.lane(), [HostBuffer(s, v) for s, v in zip(specs, values, strict=True)]))
+
+    def run() -> None:
+        for lane, inputs in calls:
+            lane.submit(inputs, 1).wait()
+
+    return run
+
+
+def _best(runs: list[Callable[[], None]], rounds: int) -> list[float]:
+    """Seconds of each, the best of interleaved rounds behind three that warm up."""
+    best = [float("inf")] * len(runs)
+    for index in range(rounds + 3):
+        for which, run in enumerate(runs):
+            begun = time.perf_counter()
+            run()
+            if index >= 3:
+                best[which] = min(best[which], time.perf_counter() - begun)
+    return best
+
+
+if __name__ == "__main__":
+    main()
