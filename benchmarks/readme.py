@@ -1,4 +1,4 @@
-"""Writes the table of measured results into README.md, from the JSON files under benchmarks/results.
+"""Writes the tables of measured results into README.md, from the JSON files under benchmarks/results.
 
 python benchmarks/readme.py [--check]
 """
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from device_page import drawn, figure, percent, plain, timed
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- measured: benchmarks/readme.py -->", "<!-- /measured -->"
+END = "<!-- /{name} -->"
+BEGIN = "<!-- {name}: benchmarks/readme.py -->"
 
 
 @click.command()
@@ -21,14 +23,57 @@ BEGIN, END = "<!-- measured: benchmarks/readme.py -->", "<!-- /measured -->"
 def main(check: bool) -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    wanted = f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+    wanted = text
+    for name, content in (("headline", headline()), ("measured", tables())):
+        wanted = placed(wanted, name, content)
     if check:
         if wanted != text:
             raise click.ClickException("README.md is not what benchmarks/results gives; run benchmarks/readme.py")
         return
     readme.write_text(wanted)
+
+
+def placed(text: str, name: str, content: str) -> str:
+    """The text with what stands between a pair of markers replaced."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise click.ClickException(f"README.md has no {begin} ... {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def headline() -> str:
+    """Time and accuracy of the real tasks by profile, from what `docs/benchmarks.md` is made from."""
+    data = json.loads((RESULTS / "device.json").read_text())
+    machine = data["machine"]
+    shown = [row for row in data["rows"] if row["trained"]]
+    lines = [
+        "| backbone and tasks | profile | ms an image | images/s | mIoU % | engines MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    before = ""
+    for row in shown:
+        name = f"{row['model']}: {', '.join(row['tasks'])}"
+        time = row["p50_ms"] or row["stages_ms"]
+        short = {k: v for k, v in time.items() if k in ("value", "kind")} if time else None
+        shown_time = timed(row, short) if row["p50_ms"] else figure(short)
+        lines.append(
+            f"| {'' if name == before else name} | {row['device'] or row['deployment']} | {shown_time} |"
+            f" {timed(row, row['images_per_second'])} | {', '.join(map(percent, row['miou'].values()))} |"
+            f" {plain(row['engines_mb'])} |"
+        )
+        before = name
+    where = f"{machine['cores']} cores of {machine['cpu']}, {data['date']}"
+    notes = [
+        f"\nOn {where}: the median of one image with all its tasks, from pixels to label maps."
+        "\nOf emulated devices the frozen stages alone, *modelled*; their labels are the device's, bit for bit."
+        "\nAll of it, and how to run it again: [docs/benchmarks.md](docs/benchmarks.md)."
+    ]
+    if any(row["noisy"] for row in shown):
+        notes.append("\n† The machine was not quiet, so that there is no time to be quoted.")
+    picture = drawn(shown, "docs/images/benchmarks.svg")
+    return "\n".join([*([picture, ""] if picture else []), *lines, *notes])
 
 
 def tables() -> str:
@@ -76,7 +121,8 @@ def costs() -> str:
             f" {row['staged_mb']:.0f} MB, {row['uncut_mb']:.0f} MB |"
         )
     startup = {row["command"]: row["seconds"] for row in rows("startup.json")}
-    lines.append(f"| `stagekit --help` | {1000 * startup['stagekit --help']:.0f} ms |")
+    for command in ("stagekit --help", "stagekit compile --help"):
+        lines.append(f"| `{command}` | {1000 * startup[command]:.0f} ms |")
     return "\n".join(lines)
 
 

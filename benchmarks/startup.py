@@ -14,11 +14,14 @@ from statistics import median
 
 import click
 
+from stagekit.cli import VERBS
+
+STAGEKIT = str(Path(sys.executable).parent / "stagekit")
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
-    "stagekit --help": [str(Path(sys.executable).parent / "stagekit"), "--help"],
-    "stagekit compile --help": [str(Path(sys.executable).parent / "stagekit"), "compile", "--help"],
-    "stagekit targets": [str(Path(sys.executable).parent / "stagekit"), "targets"],
+    "stagekit --help": [STAGEKIT, "--help"],
+    **{f"stagekit {verb} --help": [STAGEKIT, verb, "--help"] for verb in VERBS},
+    "stagekit targets": [STAGEKIT, "targets"],
 }
 
 

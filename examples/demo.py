@@ -2,12 +2,15 @@
 
 Partitions EfficientNet-Lite0 with its ImageNet weights, compiles its stages and two tuned tasks for ONNX
 Runtime and OpenVINO, runs both tasks on satellite pictures that no task was trained on, compares the two
-runtimes, and writes overlays and a report to ``out/demo``.
+runtimes, and writes overlays to ``out/demo``. Last it measures both deployments for a few seconds, as
+``stagekit bench`` does, and writes ``report.html``.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from typing import Any
 import numpy as np
 
 import stagekit
+from stagekit.bench import results
+from stagekit.bench.report import write_page
 from stagekit.bundle import StagesManifest, TaskManifest, read_manifest
 from stagekit.data.folder import Folder
 from stagekit.data.images import read_image, write_image
@@ -42,6 +47,7 @@ def main() -> None:
     for task in TASKS:
         report["tasks"][task] = compare(task, results)
     write_overview(next(iter(results.values())))
+    write_benchmark([deployment_of(target) for target in results])
     report["seconds"] = round(time.perf_counter() - begun, 1)
     (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print_report(report)
@@ -56,7 +62,7 @@ def available(target: str) -> bool:
 
 def deploy_and_run(target: str, stages: Path, report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Label maps by task and picture on one target."""
-    deployment = OUT / f"lite0-{target}.deploy"
+    deployment = deployment_of(target)
     step(f"compiling stages and {len(TASKS)} tasks for {target}")
     tasks = [HERE / f"{name}.task" for name in TASKS]
     compiled = stagekit.compile([stages, *tasks], target=target, output=deployment)
@@ -83,6 +89,10 @@ def deploy_and_run(target: str, stages: Path, report: dict[str, Any]) -> dict[st
         "calls_shared": shared,
     }
     return labels
+
+
+def deployment_of(target: str) -> Path:
+    return OUT / f"lite0-{target}.deploy"
 
 
 def pictures() -> list[Path]:
@@ -130,6 +140,45 @@ def write_overview(labels: dict[str, dict[str, Any]]) -> None:
     write_image(OUT / "overview.png", stacked([picture, *keys]))
 
 
+def write_benchmark(deployments: list[Path]) -> None:
+    """Time, accuracy and memory of what was compiled: a first look, too short to be quoted."""
+    folder = OUT / "bench"
+    options = [
+        "--scenario",
+        "SingleStream",
+        "--scenario",
+        "Offline",
+        "--seconds",
+        "3",
+        "--queries",
+        "64",
+        "--rounds",
+        "10",
+    ]
+    options += [option for task in TASKS for option in ("--data", f"{task}={HERE / 'pictures' / task}")]
+    made: list[Path] = []
+    for deployment in deployments:
+        step(f"measuring {deployment.stem} for a few seconds")
+        compared = ["--reference", str(made[0])] if made else []
+        # A process each, so that memory is a deployment's own.
+        command = [
+            sys.executable,
+            "-m",
+            "stagekit",
+            "bench",
+            str(deployment),
+            "-o",
+            str(folder),
+            "--no-report",
+            *options,
+            *compared,
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        made.append(folder / f"{deployment.stem}.json")
+    found = [(results.read(path), folder) for path in made]
+    write_page(found, OUT / "report.html", "Two tasks on one backbone: a first look")
+
+
 def step(text: str) -> None:
     print(text, flush=True)
 
@@ -149,7 +198,8 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"\nDone in {report['seconds']} s. Look at:")
     for facts in report["tasks"].values():
         print(f"  {facts['picture']:28} columns: {', '.join(facts['columns'])}")
-    print(f"  {OUT / 'report.json'}")
+    print(f"  {OUT / 'report.html'!s:28} the benchmark, for a browser")
+    print(f"  {OUT / 'report.json'!s:28} the same run as data")
 
 
 if __name__ == "__main__":

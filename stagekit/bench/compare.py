@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stagekit.bench.results import Figure, Result
+from stagekit.errors import UsageError, nearest
 
 LESS_IS_BETTER = ("mean", "p50", "p90", "p95", "p99")
 MORE_IS_BETTER = ("samples_per_second", "rate")
+METRICS = (*LESS_IS_BETTER, *MORE_IS_BETTER, "miou", "bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +18,28 @@ class Change:
     """A figure in two runs.
 
     Args:
+        metric: what it is of, one of :data:`METRICS`.
         worse: by which share of ``before`` it became worse; negative where it became better.
         sure: the 95 % intervals do not overlap, or there are none.
     """
 
     deployment: str
     what: str
+    metric: str
     before: Figure
     after: Figure
     worse: float
     sure: bool
+
+    @property
+    def better(self) -> str:
+        """``+5.0 %`` for people."""
+        return f"{0.0 - 100 * self.worse:+.1f} %"
+
+    @property
+    def verdict(self) -> str:
+        """``yes``, or ``within noise``."""
+        return "yes" if self.sure else "within noise"
 
 
 def pairs(results: Sequence[Result]) -> list[tuple[Result, Result]]:
@@ -40,17 +54,29 @@ def changes(before: Result, after: Result) -> list[Change]:
     """Every figure that both have."""
     theirs = dict(_figures(after))
     made = []
-    for what, (old, less) in _figures(before):
+    for what, (old, metric) in _figures(before):
         if what in theirs and old.value:
             new = theirs[what][0]
             change = (new.value - old.value) / abs(old.value)
-            made.append(Change(after.deployment.name, what, old, new, change if less else -change, _apart(old, new)))
+            worse = change if metric in (*LESS_IS_BETTER, "bytes") else -change
+            made.append(Change(after.deployment.name, what, metric, old, new, worse, _apart(old, new)))
     return made
 
 
-def regressions(found: Sequence[Change], above: float) -> list[Change]:
-    """Changes for the worse by more than a share, as far as they are sure; the worst first."""
-    return sorted((c for c in found if c.sure and c.worse > above), key=lambda c: -c.worse)
+def regressions(found: Sequence[Change], above: float, metrics: Sequence[str] = ()) -> list[Change]:
+    """Changes for the worse by more than a share, as far as they are sure; the worst first.
+
+    Args:
+        metrics: the only ones looked at; all without.
+
+    Raises:
+        UsageError: no such metric is compared.
+    """
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UsageError(f"no metric {metric!r} is compared" + nearest(metric, METRICS), where="--metric")
+    worse = (c for c in found if c.sure and c.worse > above and (not metrics or c.metric in metrics))
+    return sorted(worse, key=lambda c: -c.worse)
 
 
 def warnings(results: Sequence[Result]) -> list[str]:
@@ -83,17 +109,19 @@ def _facts(first: Result, other: Result) -> Iterator[tuple[str, object, object]]
         yield "backbone", first.deployment.backbone[:12], other.deployment.backbone[:12]
 
 
-def _figures(result: Result) -> Iterator[tuple[str, tuple[Figure, bool]]]:
-    """Name, figure, and whether less of it is better."""
+def _figures(result: Result) -> Iterator[tuple[str, tuple[Figure, str]]]:
+    """Name, figure and metric."""
     for scenario in result.scenarios:
+        # Server's latencies are those at the rate that was found, which is another in each run.
+        compared = ("rate",) if scenario.scenario == "Server" else (*LESS_IS_BETTER, *MORE_IS_BETTER)
         name = scenario.scenario if scenario.reuse else f"{scenario.scenario} without reuse"
         for key, figure in scenario.figures.items():
-            if key in LESS_IS_BETTER or key in MORE_IS_BETTER:
-                yield f"{name} {key}", (figure, key in LESS_IS_BETTER)
+            if key in compared:
+                yield f"{name} {key}", (figure, key)
     for task in result.accuracy:
-        yield f"mIoU of {task.task}", (task.miou, False)
+        yield f"mIoU of {task.task}", (task.miou, "miou")
     if result.memory:
-        yield "engine bytes", (Figure(value=result.memory.engines, unit="B"), True)
+        yield "engine bytes", (Figure(value=result.memory.engines, unit="B"), "bytes")
 
 
 def _apart(old: Figure, new: Figure) -> bool:

@@ -14,14 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from stagekit.bench.names import Scenario
 from stagekit.bench.run import Observe, Query, Run, unseen
 from stagekit.bench.system import Answers, System, clock, numbers
 from stagekit.errors import TargetUnavailable
-
-Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
-SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Offline")
 
 TAIL: dict[str, float] = {"SingleStream": 0.9, "MultiStream": 0.99, "Server": 0.99, "Offline": 0.99}
 """The percentile that MLPerf judges each scenario by (Offline by its throughput)."""

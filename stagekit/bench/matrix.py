@@ -14,8 +14,12 @@ from pathlib import Path
 from stagekit import target as targets
 from stagekit.bench import results
 from stagekit.bench.results import ResultError
-from stagekit.errors import StagekitError
+from stagekit.build.calibrated import INTEGERS
+from stagekit.errors import StagekitError, UsageError, nearest
 from stagekit.target import Profile
+
+REFERENCE = "f32"
+"""The precision that others are compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ class Cell:
     def name(self) -> str:
         return ".".join((self.profile.name, *self.tasks))
 
+    @property
+    def needs_record(self) -> bool:
+        """It computes in integers, whose ranges a calibration record has."""
+        return self.profile.precision in INTEGERS
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -43,11 +52,18 @@ class Outcome:
     why: str = ""
 
 
-def cells(tasks: Sequence[str], int8: bool) -> tuple[list[Cell], dict[str, str]]:
-    """The cells that can run here, and why the other profiles cannot, by name.
+def cells(
+    tasks: Sequence[str], record: bool, chosen: Sequence[str] = (), alone: bool = True
+) -> tuple[list[Cell], dict[str, str]]:
+    """The cells that can run here, floats first, and why the other profiles cannot, by name.
 
     Args:
-        int8: there is a calibration record.
+        record: there is a calibration record.
+        chosen: names of profiles; all without.
+        alone: also each task alone, where there are several.
+
+    Raises:
+        UsageError: no such profile is shipped.
     """
     found: list[Cell] = []
     out: dict[str, str] = {}
@@ -55,7 +71,11 @@ def cells(tasks: Sequence[str], int8: bool) -> tuple[list[Cell], dict[str, str]]
     for entry in targets.entries():
         for name, path in targets.shipped_profiles(entry).items():
             profiles.setdefault(name, (entry, path))  # aliases ship the same ones
-    for name, (entry, path) in profiles.items():
+    for name in chosen:
+        if name not in profiles:
+            raise UsageError(f"no target ships a profile {name!r}" + nearest(name, profiles), where="--profile")
+    for name in chosen or profiles:
+        entry, path = profiles[name]
         try:
             available = targets.get(entry).probe()
             profile = targets.load_profile(str(path))
@@ -64,12 +84,17 @@ def cells(tasks: Sequence[str], int8: bool) -> tuple[list[Cell], dict[str, str]]
             continue
         if not (available.build and available.run):
             out[name] = available.reason or "it cannot be built and run here"
-        elif profile.precision == "int8" and not int8:
-            out[name] = "int8 needs --calibration"
+        elif Cell(profile).needs_record and not record:
+            out[name] = f"{profile.precision} needs --calibration"
         else:
-            alone = [(task,) for task in tasks] if len(tasks) > 1 else []
-            found += [Cell(profile, chosen) for chosen in [(), *alone]]
-    return found, out
+            each = [(task,) for task in tasks] if alone and len(tasks) > 1 else []
+            found += [Cell(profile, some) for some in [(), *each]]
+    return sorted(found, key=lambda cell: (len(cell.tasks), cell.profile.precision != REFERENCE)), out
+
+
+def reference(wanted: Sequence[Cell]) -> Cell | None:
+    """The first cell in float32 with all tasks, which the others' labels are compared with."""
+    return next((cell for cell in wanted if not cell.tasks and cell.profile.precision == REFERENCE), None)
 
 
 def run_matrix(
@@ -80,7 +105,7 @@ def run_matrix(
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
-    """Measures what has no complete results yet, all tasks of every profile first.
+    """Measures what has no complete results yet, in the order given.
 
     Args:
         file: where a cell's results are.
@@ -89,7 +114,7 @@ def run_matrix(
     """
     begun, longest = clock(), 0.0
     outcomes: list[Outcome] = []
-    for number, cell in enumerate(sorted(wanted, key=lambda c: len(c.tasks)), start=1):
+    for number, cell in enumerate(wanted, start=1):
         if _complete(file(cell)):
             outcomes.append(Outcome(cell.name, "kept"))
             continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any
 from stagekit.bench import loadgen, memory, noise
 from stagekit.bench.accuracy import Labels, keep_pictures, score_task
 from stagekit.bench.device import command_line, commit, device_facts, versions
-from stagekit.bench.loadgen import SCENARIOS, Scenario, Settings
+from stagekit.bench.labels import keep_labels
+from stagekit.bench.loadgen import Settings
 from stagekit.bench.mix import everything, read_arrivals, read_mix, samples
 from stagekit.bench.modelled import modelled, modelled_for
+from stagekit.bench.names import SCENARIOS, Scenario
 from stagekit.bench.pictures import find_pictures
 from stagekit.bench.recording import Recording
 from stagekit.bench.results import DeployFacts, Figure, Memory, Result, ScenarioResult
@@ -39,6 +41,9 @@ WARM = 3
 SAMPLES = 256
 """Queries of a mix to choose from."""
 
+EMULATED = 5
+"""Queries that an emulator is asked: its own time is no device's latency."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -54,7 +59,7 @@ class Options:
         bundles: the ``.stages`` and ``.task`` folders that were compiled, for the baseline and the roofline.
         uncut: also measure each task as one graph.
         accuracy: also score the tasks that have labelled pictures.
-        rounds: of the baseline and of scaling.
+        rounds: of the baseline and of scaling; neither is measured without.
     """
 
     scenarios: tuple[Scenario, ...] = SCENARIOS
@@ -79,6 +84,11 @@ class Options:
         if self.official:
             return Settings.official(scenario, rate, slo)
         return Settings(scenario, self.seconds, self.queries, rate, slo)
+
+    def of_emulator(self) -> Options:
+        """What is worth knowing of a device that is emulated: its labels, and what an image costs the emulator."""
+        few = min(self.queries, EMULATED)
+        return replace(self, scenarios=(), callers=1, seconds=0.0, queries=few, arrivals=None, rounds=0)
 
 
 @dataclass
@@ -152,14 +162,18 @@ def measure(
     recording = Recording()
     probe = noise.probe()
     with Session(deployment, options.tasks or None, trace=recording) as session:
+        result = _result(deployment, manifest, session)
+        options = options.of_emulator() if result.deployment.emulates else options
         names = list(session.tasks)
+        if bundles is not None:
+            bundles.check(manifest, names if options.uncut else ())
         pictures = find_pictures(data, list(session.tasks.values()), options.split)
         mix = read_mix(options.mix, names) if options.mix else everything(names)
         arrivals = read_arrivals(options.arrivals, names, pictures.stems) if options.arrivals else ()
-        measuring = Measuring(options, save, folder, progress, _result(deployment, manifest, session))
+        measuring = Measuring(options, save, folder, progress, result)
         measuring.add(mix=tuple(map(str, mix.request)))
         with measuring.step("warming up"):
-            for index in range(WARM):
+            for index in range(1 if result.deployment.emulates else WARM):
                 session.run(pictures.images[index % len(pictures.images)])
         opened = memory.resident()
         memory.forget_peak()
@@ -189,15 +203,18 @@ def measure(
         measuring.add(memory=Memory(before=before, opened=opened, peak=most, engines=engines))
         if options.accuracy:
             _accuracy(measuring, session, pictures.labelled, reference)
-        with measuring.step("scaling over tasks"):
-            measuring.add(scaling=scale(session, pictures.images, options.rounds))
-        if bundles is not None and options.uncut:
+            keep_labels(measuring.labels, folder)
+        if options.rounds and len(names) > 1:
+            with measuring.step("scaling over tasks"):
+                measuring.add(scaling=scale(session, pictures.images, options.rounds))
+        if bundles is not None and options.uncut and options.rounds:
             for task in names:
                 with measuring.step(f"{task} uncut"):
                     row = compare(session, bundles, task, pictures.images, options.rounds, store or Store.default())
                     measuring.add(baseline=(*measuring.result.baseline, row))
-        with measuring.step("the device's limits"):
-            measuring.add(roof=measure_roof())
+        if not result.deployment.emulates:
+            with measuring.step("the device's limits"):
+                measuring.add(roof=measure_roof())
     steadiest = measuring.result.scenario("SingleStream", options.reuse) or measuring.result.scenario("ClosedLoop")
     parts = spread(steadiest.samples.latency) if steadiest else None
     final = "partial" if measuring.result.problems else "complete"

@@ -47,6 +47,19 @@ class Bundles:
         self.stages = stages[0]
         self.manifest = read_manifest(self.stages, StagesManifest)
 
+    def check(self, manifest: DeployManifest, tasks: Sequence[str]) -> None:
+        """That these are what was compiled, and none of the tasks is missing.
+
+        Raises:
+            BundleError: the stages are of another backbone.
+            UsageError: a task's bundle is missing.
+        """
+        if self.manifest.backbone.id != manifest.backbone:
+            raise BundleError("these stages are not those that were compiled", where=self.stages)
+        for task in tasks:
+            if task not in self.tasks:
+                raise UsageError(f"the bundle of task {task!r} is missing", where="--bundle")
+
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates of an image, by the call's label."""
         found = {stage.name: stage.macs for stage in self.manifest.stages}
@@ -64,12 +77,9 @@ def uncut_graph(bundles: Bundles, manifest: DeployManifest, task: str, builder: 
         BundleError: the bundles are not those that were compiled.
         UsageError: the task is not among them, or the profile computes in integers.
     """
-    if task not in bundles.tasks:
-        raise UsageError(f"the bundle of task {task!r} is missing", where="--bundle")
+    bundles.check(manifest, [task])
     if builder.profile.precision not in FLOATING:
         raise UsageError("the uncut baseline is for profiles in floating point", where=manifest.name)
-    if bundles.manifest.backbone.id != manifest.backbone:
-        raise BundleError("these stages are not those that were compiled", where=bundles.stages)
     deployed = next(t for t in manifest.tasks if t.name == task)
     path = bundles.tasks[task]
     made = read_manifest(path, TaskManifest)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagekit.bench import results
-from stagekit.bench.accuracy import Labels
-from stagekit.bench.loadgen import SCENARIOS
-from stagekit.bench.measure import Options, measure
-from stagekit.bench.report import write_report
-from stagekit.bench.report.tables import Table, summary, tables
-from stagekit.bench.results import Result
+from stagekit.bench.names import SCENARIOS
 from stagekit.cli.console import PATH, emit, json_option, note, progress, table
-from stagekit.errors import StagekitError, UsageError
+from stagekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stagekit.bench.matrix import Outcome
+    from stagekit.bench.measure import Options
+    from stagekit.bench.report.tables import Table
+    from stagekit.bench.results import Result
 
 
 @click.command()
@@ -29,27 +28,41 @@ from stagekit.errors import StagekitError, UsageError
 @click.option("--task", "tasks", multiple=True, help="A task's name; once for each. All by default.")
 @click.option("--split", help="Of labelled pictures; test, else val, by default.")
 @click.option("--scenario", "scenarios", multiple=True, type=click.Choice(SCENARIOS), help="All by default.")
-@click.option("--seconds", default=5.0, show_default=True, help="The least a scenario lasts.")
-@click.option("--queries", default=100, show_default=True, help="The least a scenario asks.")
+@click.option("--seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="The least of a scenario.")
+@click.option("--queries", type=click.IntRange(1), default=100, show_default=True, help="The least a scenario asks.")
 @click.option("--official", is_flag=True, help="Ten minutes a scenario, and LoadGen's verdict decides.")
-@click.option("--slo", type=float, help="Milliseconds; Server finds the highest rate with p99 within them.")
+@click.option(
+    "--slo",
+    type=click.FloatRange(0, min_open=True),
+    help="Milliseconds; Server seeks the highest rate with p99 within.",
+)
 @click.option("--no-reuse", is_flag=True, help="Each task computes its own stages, as separate models would.")
-@click.option("--closed-loop", "callers", type=int, help="Instead of LoadGen: so many callers, each asking again.")
+@click.option(
+    "--closed-loop", "callers", type=click.IntRange(1), help="No LoadGen: so many callers, each asking again."
+)
 @click.option("--mix", type=PATH, help="TOML: which tasks in which shares.")
 @click.option("--arrivals", type=PATH, help="CSV: seconds,tasks[,image], replayed as recorded.")
 @click.option("--baseline", type=click.Choice(["uncut"]), help="Also each task as one graph; needs --bundle.")
 @click.option("--bundle", "bundles", multiple=True, type=PATH, help="The .stages and .task that were compiled.")
 @click.option("--no-accuracy", is_flag=True, help="Time alone.")
-@click.option("--rounds", default=30, show_default=True, help="Of the baseline and of scaling.")
-@click.option("--matrix", is_flag=True, help="PATHS are .stages and .task: every target and profile there is.")
+@click.option("--rounds", type=click.IntRange(0), default=30, show_default=True, help="Of the baseline and of scaling.")
+@click.option("--reference", type=PATH, help="Earlier results whose labels are compared with; else the first's.")
+@click.option("--no-report", is_flag=True, help="Results alone, and no pages.")
+@click.option("--matrix", is_flag=True, help="Arguments are .stages and .task: every target and profile there is.")
+@click.option("--profile", "profiles", multiple=True, help="Of the matrix; once for each. All by default.")
+@click.option("--together", is_flag=True, help="In the matrix: all tasks together, and none alone.")
 @click.option("--budget", type=float, help="Minutes for the matrix.")
-@click.option("--calibration", type=PATH, help="For the matrix's int8 profiles.")
+@click.option("--calibration", type=PATH, help="The record for the matrix's profiles in integers.")
 @json_option
 def command(
     paths: tuple[Path, ...],
     data: tuple[str, ...],
     output: Path,
+    reference: Path | None,
+    no_report: bool,
     matrix: bool,
+    profiles: tuple[str, ...],
+    together: bool,
     budget: float | None,
     calibration: Path | None,
     as_json: bool,
@@ -66,27 +79,35 @@ def command(
       stagekit bench lite0.deploy --data val/ --baseline uncut --bundle lite0.stages --bundle sea.task
       stagekit bench --matrix lite0.stages sea.task --data val/ --budget 30 -o report/
     """
+    from stagekit.bench.labels import read_reference
+    from stagekit.bench.report import write_report
+    from stagekit.bench.several import measure_each
+
+    if not matrix and (profiles or together or calibration or budget is not None):
+        raise UsageError("--profile, --together, --calibration and --budget are for --matrix", where="stagekit bench")
     options = _options(**given | ({"bundles": paths} if matrix else {}))
-    told: list[dict[str, str]] = []
+    outcomes: list[Outcome] = []
+    place = output / "cells" if matrix else output
     with progress() as tell:
         if matrix:
-            made, told = _matrix(paths, data, options, output, calibration, budget, tell)
+            found, outcomes = _matrix(paths, data, options, place, calibration, profiles, together, budget, tell)
         else:
-            made = _each(paths, data, options, output, tell)
-        written = write_report(made, output) if made else []
-    found = [result for result, _ in made]
+            compared = read_reference(reference) if reference else None
+            found = measure_each(paths, data, options, output, tell, note, compared)
+        made = [(result, place) for result in found]
+        written = write_report(made, output) if made and not no_report else []
     for result in found:
         for problem in result.problems:
             note(f"warning: {result.deployment.name}: {problem}")
         if result.noise and result.noise.noisy:
             note(f"warning: {result.deployment.name}: noisy: {'; '.join(result.noise.reasons)}")
-    lines = [*map(_text, _shown(found)), *(f"{t['cell']}: {t['what']} {t['why']}".strip() for t in told)]
+    lines = [*map(_text, _shown(found)), *(f"{o.cell}: {o.what} {o.why}".strip() for o in outcomes)]
     lines += [f"report in {written[0]}"] if written else []
     facts = {
         "rows": rows(found),
         "results": [str(root / f"{r.deployment.name}.json") for r, root in made],
         "report": [str(path) for path in written],
-        "matrix": told,
+        "matrix": [{"cell": o.cell, "what": o.what, "why": o.why} for o in outcomes],
     }
     emit(facts, "\n".join(lines), as_json)
     if any(result.status == "partial" for result in found) or not found:
@@ -122,10 +143,10 @@ def _options(
     bundles: tuple[Path, ...],
     **plain: Any,
 ) -> Options:
+    from stagekit.bench.measure import Options
+
     if baseline and not bundles:
         raise UsageError("--baseline uncut needs the .stages and .task that were compiled", where="--bundle")
-    if callers is not None and callers < 1:
-        raise UsageError(f"expected one caller or more, got {callers}", where="--closed-loop")
     if "Server" in scenarios and slo is None:
         raise UsageError("Server needs an SLO", where="--slo", remedy="give milliseconds, e.g. --slo 50")
     alone = callers is not None or plain["arrivals"] is not None
@@ -141,99 +162,36 @@ def _options(
     )
 
 
-def _each(
-    paths: Sequence[Path], data: Sequence[str], options: Options, output: Path, tell: Callable[[str], None]
-) -> list[tuple[Result, Path]]:
-    """Results of each deployment; one that cannot be opened is noted, unless there is no other."""
-    made: list[tuple[Result, Path]] = []
-    reference: tuple[str, Labels] | None = None
-    for number, path in enumerate(paths):
-        name = path.name.removesuffix(".deploy")
-        if any(r.deployment.name == name for r, _ in made):
-            name = f"{name}-{number + 1}"
-
-        def save(result: Result, name: str = name) -> None:
-            deployment = result.deployment.model_copy(update={"name": name})
-            results.write(result.model_copy(update={"deployment": deployment}), output / f"{name}.json")
-
-        try:
-            _, labels = measure(path, data, options, save, output / f"{name}.files", tell, reference)
-        except StagekitError as error:
-            if len(paths) == 1:
-                raise
-            note(f"warning: {path} is left out: {error}")
-            continue
-        made.append((results.read(output / f"{name}.json"), output))
-        reference = reference or (name, labels)
-    return made
-
-
 def _matrix(
     paths: Sequence[Path],
     data: Sequence[str],
     options: Options,
-    output: Path,
+    place: Path,
     calibration: Path | None,
+    profiles: Sequence[str],
+    together: bool,
     budget: float | None,
     tell: Callable[[str], None],
-) -> tuple[list[tuple[Result, Path]], list[dict[str, str]]]:
-    from stagekit.bench.matrix import cells, left_out, run_matrix
+) -> tuple[list[Result], list[Outcome]]:
+    from stagekit.bench import results
+    from stagekit.bench.cell import Bench
+    from stagekit.bench.matrix import cells, left_out, reference, run_matrix
     from stagekit.bench.uncut import Bundles
 
-    bundles = Bundles(paths)
-    wanted, out = cells(list(bundles.tasks), calibration is not None)
-    place = output / "cells"
-
-    def file(cell: Any) -> Path:
-        return Path(place / f"{cell.name}.json")
-
-    run = partial(_cell, paths=paths, data=data, options=options, place=place, calibration=calibration)
-    outcomes = run_matrix(wanted, file, run, None if budget is None else 60 * budget, progress=tell)
-    made = [(results.read(file(cell)), place) for cell in wanted if file(cell).is_file()]
-    told = [{"cell": o.cell, "what": o.what, "why": o.why} for o in [*outcomes, *left_out(out)]]
-    return made, told
-
-
-def _cell(
-    cell: Any, paths: Sequence[Path], data: Sequence[str], options: Options, place: Path, calibration: Path | None
-) -> None:
-    """Compiles a profile and measures it in a process of its own."""
-    from stagekit.bench.uncut import FLOATING
-    from stagekit.build.compile import compile
-
-    deployment = place / "deployments" / cell.profile.name / f"{cell.name}.deploy"
-    int8 = calibration if cell.profile.precision == "int8" else None
-    chosen = [p for p in paths if not cell.tasks or not p.name.endswith(".task") or p.stem in cell.tasks]
-    compile(chosen, profile=cell.profile.name, output=deployment, calibration=int8)
-    arguments = ["--seconds", options.seconds, "--queries", options.queries, "--rounds", options.rounds]
-    arguments += [x for d in _data_for(cell.tasks, data) for x in ("--data", d)]
-    arguments += [x for t in cell.tasks for x in ("--task", t)]
-    arguments += [x for s in options.scenarios for x in ("--scenario", s) if s != "Server" or options.slo]
-    arguments += [x for p in paths for x in ("--bundle", p)]
-    for flag, value in (("--split", options.split), ("--mix", options.mix), ("--arrivals", options.arrivals)):
-        arguments += [flag, value] if value else []
-    arguments += ["--slo", 1e3 * options.slo] if options.slo else []
-    arguments += ["--closed-loop", options.callers] if options.callers else []
-    flags = (
-        ("--official", options.official),
-        ("--no-reuse", not options.reuse),
-        ("--no-accuracy", not options.accuracy),
-    )
-    arguments += [flag for flag, chosen_flag in flags if chosen_flag]
-    arguments += ["--baseline", "uncut"] if options.uncut and cell.profile.precision in FLOATING else []
-    command = [sys.executable, "-m", "stagekit", "bench", deployment, "-o", place, *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise StagekitError(done.stderr.strip()[-500:] or f"it ended with {done.returncode}", where=cell.name)
-
-
-def _data_for(tasks: Sequence[str], data: Sequence[str]) -> list[str]:
-    """What is given for some tasks: without what names another."""
-    return [d for d in data if not tasks or "=" not in d or Path(d).exists() or d.partition("=")[0] in tasks]
+    if any(not path.name.endswith((".stages", ".task")) for path in paths):
+        raise UsageError("the matrix compiles bundles: give one .stages folder and .task folders", where="--matrix")
+    tasks = list(Bundles(paths).tasks)
+    wanted, out = cells(tasks, calibration is not None, profiles, not together)
+    bench = Bench(tuple(paths), tuple(data), options, place, calibration, reference(wanted))
+    outcomes = run_matrix(wanted, bench.file, bench.measure, None if budget is None else 60 * budget, progress=tell)
+    found = [results.read(bench.file(cell)) for cell in wanted if bench.file(cell).is_file()]
+    return found, [*outcomes, *left_out(out)]
 
 
 def _shown(found: Sequence[Result]) -> list[Table]:
     """What fits a terminal: deployments, accuracy, the baseline."""
+    from stagekit.bench.report.tables import summary, tables
+
     chosen = ("Accuracy", "Stages against the uncut model")
     return [summary(found), *(t for t in tables(found) if t.title in chosen)] if found else []
 

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagekit import target as targets
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, table
 from stagekit.errors import UsageError
-from stagekit.quant.ranges import METHODS
-from stagekit.quant.record import Calibration, load, save
-from stagekit.quant.scheme import QuantScheme, scheme_of
 
 if TYPE_CHECKING:
     from stagekit_calib.audit import Saturation
@@ -23,6 +19,8 @@ if TYPE_CHECKING:
     from stagekit_calib.sensitivity import LayerDamage, Trial
 
     from stagekit.data.folder import Folder
+    from stagekit.quant.record import Calibration
+    from stagekit.quant.scheme import QuantScheme
 
 SHOWN = 12
 """Rows of a long table that are printed; ``--json`` has them all."""
@@ -35,7 +33,7 @@ SHOWN = 12
 @click.option("--split", help="Of the data set to calibrate on; train by default.")
 @click.option("--limit", type=click.IntRange(1), help="Use this many images at most.")
 @click.option("-o", "--output", type=PATH, required=True, help="The record: a .calib folder.")
-@click.option("--method", default=None, help=f"{', '.join(METHODS)}; percentile:99.9 sets its parameter.")
+@click.option("--method", default=None, help="minmax, moving-average, percentile[:99.9], entropy or mse.")
 @click.option("--equalise", is_flag=True, help="Even out weights of neighbouring convolutions first.")
 @click.option("--extend", is_flag=True, help="Add these images and tasks to the record in --output.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run over the same images.")
@@ -74,33 +72,39 @@ def command(
     """
     from stagekit_calib.chain import open_chain
     from stagekit_calib.readers import from_path
-    from stagekit_calib.run import calibrate
-    from stagekit_calib.run import extend as extended
+    from stagekit_calib.verb import calibrate
+
+    from stagekit.quant.record import save
+    from stagekit.quant.scheme import QuantScheme, scheme_of
+    from stagekit.target import load_profile
 
     if audit and (tasks or extend or analyze):
         raise UsageError("--audit looks at one new task alone, without --task, --extend or --analyze", where=audit)
-    scheme = scheme_of(targets.load_profile(profile_name)) if profile_name else QuantScheme()
-    images = from_path(data, split, limit)
+    scheme = scheme_of(load_profile(profile_name)) if profile_name else QuantScheme()
     if audit:
-        _audit(stages, audit, output, data, images, scheme, eval_split, as_json)
+        _audit(stages, audit, output, data, from_path(data, split, limit), scheme, eval_split, as_json)
         return
     if analyze and not tasks:
         raise UsageError("--analyze measures tasks", where="--analyze", remedy="name at least one with --task")
     labelled = _labelled(data, eval_split, required=analyze)
-    known = load(output) if extend else None
-    chain = open_chain(stages, tasks, equalised=known.equalised if known else equalise)
-    name = output.name.removesuffix(".calib")
-    checkpoint = output.with_name(f"{output.name}.partial")
     with _bar() as advance:
-        if known is not None:
-            if method is not None:
-                raise UsageError("an extended record keeps its method", where="--method")
-            record = extended(known, chain, images, advance)
-        else:
-            record = calibrate(chain, images, method or "percentile", checkpoint, resume, advance, name)
-    save(record, output)
-    found = _analyse(record, chain, images, scheme, labelled, max_drop) if analyze and labelled else None
-    if found is not None:
+        record = calibrate(
+            stages,
+            tasks,
+            data=data,
+            output=output,
+            method=method,
+            split=split,
+            limit=limit,
+            equalise=equalise,
+            extending=extend,
+            resume=resume,
+            advance=advance,
+        )
+    found = None
+    if analyze and labelled:
+        chain = open_chain(stages, tasks, equalised=record.equalised)
+        found = _analyse(record, chain, from_path(data, split, limit), scheme, labelled, max_drop)
         record = found[0]
         save(record, output)
     data_out = {"path": str(output), **facts(record)}
@@ -137,8 +141,10 @@ def describe(record: Calibration, path: Path) -> str:
     size = sum(f.stat().st_size for f in path.iterdir())
     tasks = ", ".join(t.name for t in record.tasks) or "none"
     images = " + ".join(f"{d.images} of {d.source}" for d in record.data)
+    frozen = sum(place[0] in {s.name for s in record.stages} for place in record.places.values())
     lines = [
-        f"{path}: {len(record.statistics)} tensors of {len(record.stages)} stages, {megabytes(size)}",
+        f"{path}: {frozen} tensors of {len(record.stages)} stages, {len(record.statistics) - frozen} of SPMs and heads,"
+        f" {megabytes(size)}",
         f"backbone {record.backbone[:16]}, method {record.method}, tasks: {tasks}, images: {images}",
     ]
     if record.equalised:
@@ -169,6 +175,8 @@ def _audit(
 ) -> None:
     from stagekit_calib.audit import audit
     from stagekit_calib.chain import open_chain
+
+    from stagekit.quant.record import load, save
 
     record = load(output)
     with _bar() as advance:

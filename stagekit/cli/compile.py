@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.build.compile import compile
-from stagekit.build.deploy import Compiled
-from stagekit.build.kit import emit_kit
-from stagekit.bundle import PlannedBoundary
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, table
 from stagekit.errors import UsageError
-from stagekit.graph.spec import TensorSpec
-from stagekit.store import Store
+
+if TYPE_CHECKING:
+    from stagekit.build.deploy import Compiled
+    from stagekit.bundle import PlannedBoundary
+    from stagekit.graph.spec import TensorSpec
 
 
 @click.command()
@@ -28,6 +28,7 @@ from stagekit.store import Store
 @click.option("--calibration", type=PATH, help="The .calib folder that an int8 profile takes its ranges from.")
 @click.option("--adapter-target", help="Run SPMs and heads on this target; `auto` measures which pays.")
 @click.option("--adapter-profile", help="Its profile.")
+@click.option("--int8-adapters", is_flag=True, help="SPMs and heads in int8 too, with the record's ranges.")
 @click.option("--fuse", is_flag=True, help="Add an engine for each run of stages that no task needs anything between.")
 @click.option("--replan", is_flag=True, help="Measure again in which form tensors cross the boundaries.")
 @click.option(
@@ -44,6 +45,7 @@ def command(
     calibration: Path | None,
     adapter_target: str | None,
     adapter_profile: str | None,
+    int8_adapters: bool,
     fuse: bool,
     replan: bool,
     kit: Path | None,
@@ -64,6 +66,9 @@ def command(
     if kit is not None:
         _emit_kit(bundles, kit, target_name, profile_name, output or into, calibration, outputs, as_json)
         return
+    from stagekit.build.compile import compile
+    from stagekit.store import Store
+
     with progress() as tell:
         compiled = compile(
             bundles,
@@ -77,6 +82,7 @@ def command(
             adapter_profile=adapter_profile,
             fuse=fuse,
             replan=replan,
+            int8_adapters=int8_adapters,
             store=Store(Store.default().root, warn=note),
             progress=tell,
         )
@@ -93,6 +99,8 @@ def _emit_kit(
     outputs: str,
     as_json: bool,
 ) -> None:
+    from stagekit.build.kit import emit_kit
+
     if deployment is not None:
         raise UsageError("a kit has no engines yet, so there is no deployment to write", where="--emit-kit")
     with progress() as tell:

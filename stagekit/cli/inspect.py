@@ -5,33 +5,37 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagekit import graph
-from stagekit.build.deploy import ENGINES
-from stagekit.bundle import MANIFEST, DeployManifest, GraphEntry, Manifest, StagesManifest, TaskManifest, read_manifest
 from stagekit.cli.console import PATH, emit, json_option, megabytes, table
 from stagekit.cli.layers import engine_record, layer_table, summary
 from stagekit.errors import BundleError, UsageError
-from stagekit.quant.record import CalibrationManifest
-from stagekit.quant.record import load as load_record
-from stagekit.store.record import SIDECAR
 
-KINDS: dict[str, type[Manifest]] = {
-    "stages": StagesManifest,
-    "task": TaskManifest,
-    "deploy": DeployManifest,
-    "calibration": CalibrationManifest,
-}
+if TYPE_CHECKING:
+    from stagekit.bundle import DeployManifest, GraphEntry, Manifest, TaskManifest
+
+KINDS = ("stages", "task", "deploy", "calibration")
 
 
 @click.command()
 @click.argument("path", type=PATH, required=False)
-@click.option("--schema", type=click.Choice(list(KINDS)), help="Print the JSON schema of a kind of manifest, and stop.")
+@click.option("--schema", type=click.Choice(KINDS), help="Print the JSON schema of a kind of manifest, and stop.")
+@click.option("--data", type=PATH, help="Images to run through a .deploy: fills saturation and SQNR of its layers.")
+@click.option("--stages", type=PATH, help="With --data: the .stages that it was compiled from, the float model.")
+@click.option("--calibration", type=PATH, help="With --data: the .calib that it was compiled with.")
+@click.option("--limit", type=click.IntRange(1), default=4, show_default=True, help="With --data: images at most.")
 @json_option
-def command(path: Path | None, schema: str | None, as_json: bool) -> None:
+def command(
+    path: Path | None,
+    schema: str | None,
+    data: Path | None,
+    stages: Path | None,
+    calibration: Path | None,
+    limit: int,
+    as_json: bool,
+) -> None:
     """Show what is in PATH: a .stages, .task, .calib or .deploy folder, one engine's folder, or an ONNX file.
 
     Engines that were compiled for a described device come with a table of their layers.
@@ -39,10 +43,15 @@ def command(path: Path | None, schema: str | None, as_json: bool) -> None:
     \b
     Examples:
       stagekit inspect landcover.task
+      stagekit inspect lite0.deploy --data tiles/ --stages lite0.stages --calibration lite0.calib
       stagekit inspect --schema task
     """
+    from stagekit.build.deploy import ENGINES
+    from stagekit.bundle import DeployManifest, StagesManifest, TaskManifest, read_manifest
+    from stagekit.store.record import SIDECAR
+
     if schema is not None:
-        click.echo(json.dumps(KINDS[schema].model_json_schema(), indent=1))
+        click.echo(json.dumps(_manifest(schema).model_json_schema(), indent=1))
         return
     if path is None:
         raise UsageError("give a path or --schema KIND")
@@ -53,27 +62,42 @@ def command(path: Path | None, schema: str | None, as_json: bool) -> None:
         _show_engine(path, as_json)
         return
     kind = _kind(path)
+    if data is not None and (kind != "deploy" or stages is None):
+        raise UsageError("--data goes with a .deploy folder and the --stages that it was compiled from")
     if kind == "stages":
         from stagekit.cli.partition import describe
 
-        stages = read_manifest(path, StagesManifest)
-        emit(stages.model_dump(mode="json", by_alias=True), describe(stages, path), as_json)
+        bundle = read_manifest(path, StagesManifest)
+        emit(bundle.model_dump(mode="json", by_alias=True), describe(bundle, path), as_json)
     elif kind == "task":
         task = read_manifest(path, TaskManifest)
         emit(task.model_dump(mode="json", by_alias=True), _task(task, path), as_json)
     elif kind == "calibration":
         from stagekit.cli.calibrate import describe as describe_record
         from stagekit.cli.calibrate import facts
+        from stagekit.quant.record import load as load_record
 
         record = load_record(path)
         emit(facts(record), describe_record(record, path), as_json)
     else:
         deployment = read_manifest(path, DeployManifest)
-        reports = {s.name: engine_record(path / ENGINES / s.engine).report for s in deployment.stages}
-        reports = {name: dict(report) for name, report in reports.items() if report.get("layers")}
-        data = deployment.model_dump(mode="json", by_alias=True)
+        given = {s.name: engine_record(path / ENGINES / s.engine).report for s in deployment.stages}
+        reports = {name: dict(report) for name, report in given.items() if report.get("layers")}
+        if data is not None and stages is not None:
+            from stagekit.cli.observe import observe, with_observed
+
+            reports = with_observed(reports, observe(path, deployment, stages, calibration, data, limit))
+        shown = deployment.model_dump(mode="json", by_alias=True)
         text = [_deployment(deployment), *(layer_table(n, r) for n, r in reports.items()), summary([*reports.values()])]
-        emit({**data, **({"reports": reports} if reports else {})}, "\n\n".join(filter(None, text)), as_json)
+        emit({**shown, **({"reports": reports} if reports else {})}, "\n\n".join(filter(None, text)), as_json)
+
+
+def _manifest(kind: str) -> type[Manifest]:
+    from stagekit.bundle import DeployManifest, StagesManifest, TaskManifest
+    from stagekit.quant.record import CalibrationManifest
+
+    kinds: tuple[type[Manifest], ...] = (StagesManifest, TaskManifest, DeployManifest, CalibrationManifest)
+    return dict(zip(KINDS, kinds, strict=True))[kind]
 
 
 def _show_engine(path: Path, as_json: bool) -> None:
@@ -86,6 +110,8 @@ def _show_engine(path: Path, as_json: bool) -> None:
 
 
 def _kind(path: Path) -> str:
+    from stagekit.bundle import MANIFEST
+
     try:
         kind = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError) as error:
@@ -96,6 +122,7 @@ def _kind(path: Path) -> str:
 
 
 def _show_onnx(path: Path, as_json: bool) -> None:
+    from stagekit import graph
     from stagekit.graph.cost import parameters
 
     loaded = graph.load(path)
@@ -122,6 +149,12 @@ def _task(task: TaskManifest, path: Path) -> str:
     lines = [f"{task.name}: {len(task.classes)} classes for the backbone {task.backbone[:16]}, {megabytes(size)}"]
     lines.append("classes: " + ", ".join(c.name for c in task.classes))
     lines.append(table(["graph", "MMAC", "k params"], rows))
+    if task.through is not None:
+        lines.append(f"runs on integer stages alone, those of the record {task.through.record}")
+        lines += [
+            f"  {profile}: {', '.join(f'{stage} {digest[:12]}' for stage, digest in stages.items())}"
+            for profile, stages in task.through.stages.items()
+        ]
     for m in task.metrics:
         lines.append(f"{m.name} {100 * m.value:.1f} % on {m.images} images of {m.data} ({m.split})")
     return "\n".join(lines)

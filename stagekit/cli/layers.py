@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagekit.cli.console import table
 from stagekit.errors import BundleError
-from stagekit.store.record import Damage, Record, read_record
+
+if TYPE_CHECKING:
+    from stagekit.store.record import Record
 
 COLUMNS = {
     "layer": "name",
@@ -36,6 +38,8 @@ def engine_record(folder: Path) -> Record:
     Raises:
         BundleError: its record is damaged.
     """
+    from stagekit.store.record import Damage, read_record
+
     record = read_record(folder)
     if isinstance(record, Damage):
         raise BundleError(f"expected {record.expected}, found {record.found}", where=record.file)
@@ -56,8 +60,17 @@ def totals(report: Mapping[str, Any]) -> str:
     return (
         f"{report['latency_ms']:.3f} ms, {report['fps_single']:.0f} fps on one thread, {report['fps']:.0f} on all,"
         f" {report['label']}; {report['macs'] / 1e6:.1f} MMAC at {100 * report['mac_utilization']:.1f} % of the array,"
-        f" {report['bytes_moved'] / 1e6:.2f} MB moved"
+        f" {report['bytes_moved'] / 1e6:.2f} MB moved{_host(report)}"
     )
+
+
+def _host(report: Mapping[str, Any]) -> str:
+    """What the device leaves to the host, whose time is not in the report."""
+    nodes = report.get("host")
+    if not nodes:
+        return ""
+    share = 100 * report["device_share"]
+    return f"; {share:.2f} % of the multiply-accumulates are on the device, {len(nodes)} layers on the host, not timed"
 
 
 def summary(reports: Sequence[Mapping[str, Any]]) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.bundle import StagesManifest
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, parse_size, parse_triple, progress, table
 from stagekit.errors import UsageError
-from stagekit.partition.from_onnx import Normalisation
-from stagekit.partition.partition import partition_backbone, partition_onnx, places
+
+if TYPE_CHECKING:
+    from stagekit.bundle import StagesManifest
+    from stagekit.partition.from_onnx import Normalisation
 
 
 @click.command()
@@ -55,6 +57,8 @@ def command(
       stagekit partition any.onnx --stages 4 -o any.stages
       stagekit partition any.onnx --at relu_17 --at add_30,mask -o any.stages
     """
+    from stagekit.partition.partition import partition_backbone, partition_onnx
+
     frame = parse_size(size)
     if model.endswith(".onnx"):
         if weights or output_stride or cuts:
@@ -109,6 +113,8 @@ def _weights(model: str, weights: str | None) -> Path | None:
 
 
 def _normalisation(mean: str | None, std: str | None) -> Normalisation | None:
+    from stagekit.partition.from_onnx import Normalisation
+
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std go together")
     centre, spread = parse_triple(mean, "--mean"), parse_triple(std, "--std")
@@ -116,6 +122,8 @@ def _normalisation(mean: str | None, std: str | None) -> Normalisation | None:
 
 
 def _list(path: Path, size: tuple[int, int] | None, as_json: bool) -> None:
+    from stagekit.partition.partition import places
+
     found, total = places(path, size)
     rows = [(c.tensor, 100 * c.macs_before / max(total, 1), " x ".join(map(str, c.shape))) for c in found]
     data = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.bench import results
-from stagekit.bench.compare import Change, changes, pairs, regressions, warnings
-from stagekit.bench.report import markdown, write_csv, write_page
 from stagekit.cli.console import PATH, emit, json_option, note, table
 from stagekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from stagekit.bench.compare import Change
+    from stagekit.bench.results import Result
 
 
 @click.command()
@@ -19,10 +21,17 @@ from stagekit.errors import UsageError
 @click.option("-o", "--output", type=PATH, help="Write .html, .md or .csv.")
 @click.option("--title", default="Benchmark report", show_default=True)
 @click.option("--fail-above", "limit", help="Leave with 1 if a figure became worse by more, e.g. 5%.")
+@click.option("--metric", "metrics", multiple=True, help="That --fail-above looks at, e.g. p50; once for each.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of results, and stop.")
 @json_option
 def command(
-    files: tuple[Path, ...], output: Path | None, title: str, limit: str | None, schema: bool, as_json: bool
+    files: tuple[Path, ...],
+    output: Path | None,
+    title: str,
+    limit: str | None,
+    metrics: tuple[str, ...],
+    schema: bool,
+    as_json: bool,
 ) -> None:
     """Report on FILES of results of `stagekit bench`, and compare runs.
 
@@ -32,8 +41,12 @@ def command(
     \b
     Examples:
       stagekit report before.json after.json --fail-above 5%
+      stagekit report before.json after.json --fail-above 2% --metric p50 --metric miou
       stagekit report report/*.json -o all.html
     """
+    from stagekit.bench import results
+    from stagekit.bench.compare import changes, pairs, regressions, warnings
+
     if schema:
         click.echo(json.dumps(results.schema(), indent=1))
         return
@@ -45,7 +58,7 @@ def command(
     for warning in told:
         note(f"warning: {warning}")
     found = [change for before, after in pairs(read) for change in changes(before, after)]
-    worse = regressions(found, 0.0 if above is None else above)
+    worse = regressions(found, 0.0 if above is None else above, metrics)
     if output is not None:
         _write(list(zip(read, [path.parent for path in files], strict=True)), output, title)
     facts = {
@@ -55,8 +68,7 @@ def command(
         "report": str(output) if output else None,
     }
     shown = [
-        (c.deployment, c.what, f"{c.before.value:.6g}", f"{c.after.value:.6g}", f"{-100 * c.worse:+.1f} %", c.sure)
-        for c in found
+        (c.deployment, c.what, f"{c.before.value:.6g}", f"{c.after.value:.6g}", c.better, c.verdict) for c in found
     ]
     lines = [table(["deployment", "figure", "before", "after", "better by", "sure"], shown)] if shown else []
     lines += [f"worse: {c.deployment}: {c.what} by {100 * c.worse:.1f} %" for c in worse]
@@ -83,7 +95,9 @@ def parse_share(text: str | None) -> float | None:
     return share
 
 
-def _write(read: list[tuple[results.Result, Path]], output: Path, title: str) -> None:
+def _write(read: list[tuple[Result, Path]], output: Path, title: str) -> None:
+    from stagekit.bench.report import markdown, write_csv, write_page
+
     given = [result for result, _ in read]
     if output.suffix == ".html":
         write_page(read, output, title)

@@ -9,16 +9,17 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from stagekit.cli.console import PATH, emit, json_option, note, table
-from stagekit.data.images import list_images, read_image, write_mask
-from stagekit.runtime.answer import Results
-from stagekit.runtime.statistics import CallStatistics
-from stagekit.runtime.trace import Spent, Trace
-from stagekit.session import Session
+
+if TYPE_CHECKING:
+    from stagekit.runtime.answer import Results
+    from stagekit.runtime.statistics import CallStatistics
+    from stagekit.runtime.trace import Spent
+    from stagekit.session import Session
 
 WINDOW = 4
 """Images under way at once: one is read and one written while others are computed."""
@@ -54,6 +55,10 @@ def command(
       stagekit run lite0.deploy --task landcover --task water photo.jpg -o out/
       stagekit run lite0.deploy photos/ -o out/ --trace trace.json
     """
+    from stagekit.data.images import list_images
+    from stagekit.runtime.trace import Trace
+    from stagekit.session import Session
+
     paths = list_images(images)
     stems = dict(zip(paths, _stems(paths), strict=True))
     rows: list[dict[str, Any]] = []
@@ -92,6 +97,8 @@ class _Ran:
 
 def _answers(session: Session, paths: Sequence[Path]) -> Iterator[_Ran]:
     """Results in the order of the images, while others are read and computed."""
+    from stagekit.data.images import read_image
+
     pending: deque[tuple[Path, Any, float, list[float], Future[Results]]] = deque()
 
     def first() -> _Ran:
@@ -117,6 +124,7 @@ def _write(
     import numpy as np
     from PIL import Image
 
+    from stagekit.data.images import write_mask
     from stagekit.data.overlay import overlay as blend
 
     facts = session.tasks[task]

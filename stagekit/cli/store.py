@@ -9,7 +9,6 @@ import click
 
 from stagekit.cli.console import emit, json_option, megabytes, note, progress, table
 from stagekit.errors import UsageError, VerificationFailed
-from stagekit.store import Store
 
 
 @click.group()
@@ -28,6 +27,8 @@ def command() -> None:
 @json_option
 def ls(as_json: bool) -> None:
     """List the engines, the one used last first."""
+    from stagekit.store import Store
+
     store = Store.default()
     entries = store.ls()
     rows = [
@@ -58,6 +59,8 @@ def ls(as_json: bool) -> None:
 @json_option
 def verify(repair: bool, as_json: bool) -> None:
     """Check every byte of every engine against its record."""
+    from stagekit.store import Store
+
     store = Store(Store.default().root, warn=note)
     with progress() as tell:
         damages = store.verify(repair=repair, progress=tell)
@@ -82,6 +85,8 @@ def gc(older_than: str | None, max_size: str | None, everything: bool, dry_run: 
     Example:
       stagekit store gc --older-than 30d
     """
+    from stagekit.store import Store
+
     if not (older_than or max_size or everything):
         raise UsageError("say what may go: --older-than, --max-size or --all")
     age = _scaled(older_than, {"h": 3600, "d": 86400, "w": 604800}, "--older-than")

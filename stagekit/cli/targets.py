@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from stagekit import target as targets
 from stagekit.cli.console import emit, json_option, table
 from stagekit.errors import StagekitError
 
@@ -22,11 +21,15 @@ def command(as_json: bool) -> None:
     Example:
       stagekit targets
     """
+    from stagekit import target as targets
+
     rows = [_describe(name) for name in targets.entries()]
     emit({"targets": rows}, _text(rows), as_json)
 
 
 def _describe(name: str) -> dict[str, Any]:
+    from stagekit import target as targets
+
     profiles = list(targets.shipped_profiles(name))
     try:
         target = targets.get(name)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.bundle.manifest import TaskManifest
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, table
 from stagekit.errors import UsageError
-from stagekit.target import Progress
 
 if TYPE_CHECKING:
+    from stagekit.bundle.manifest import TaskManifest
+    from stagekit.target import Progress
     from stagekit.tune.loop import Status, Watch
 
 

@@ -9,7 +9,6 @@ import click
 
 from stagekit.cli.console import PATH, emit, json_option, progress, table
 from stagekit.errors import VerificationFailed
-from stagekit.partition.verify import TOLERANCE, verify
 
 
 @click.command()
@@ -23,6 +22,8 @@ def command(bundle: Path, seed: int, as_json: bool) -> None:
     Example:
       stagekit verify resnet50.stages
     """
+    from stagekit.partition.verify import TOLERANCE, verify
+
     with progress() as tell:
         errors = verify(bundle, seed=seed, progress=tell)
     worst = max(errors, key=lambda e: (not e.ok, e.relative))

@@ -143,6 +143,20 @@ def test_the_second_deployment_is_compared_with_the_first(
     assert (scored.reference, scored.agreement.value) == ("tiny", 1.0)
 
 
+def test_earlier_results_can_be_the_reference_and_pages_be_left_out(
+    stagekit: Run, deployed: Path, data: Path, tmp_path: Path
+) -> None:
+    given = (deployed, "--data", data, *QUICK, *SINGLE, "--no-report", "--rounds", 0)
+    assert stagekit("bench", *given, "-o", tmp_path / "first").code == 0
+    done = stagekit("bench", *given, "-o", tmp_path / "second", "--reference", tmp_path / "first" / "tiny.json")
+    assert done.code == 0, done.err
+    result = results.read(tmp_path / "second" / "tiny.json")
+    assert result.accuracy[0].agreement is not None
+    assert (result.accuracy[0].reference, result.accuracy[0].agreement.value) == ("tiny", 1.0)
+    assert result.scaling == ()
+    assert not (tmp_path / "second" / "index.html").exists()
+
+
 def test_what_was_measured_before_a_target_vanished_is_kept_and_marked(
     stagekit: Run, deployed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +223,15 @@ def test_bad_input_is_a_clear_error(stagekit: Run, zoo: Any, deployed: Path, bro
     assert (done.code, "--slo" in done.err) == (2, True), done.err
     bundles = ("--bundle", zoo.foreign, "--bundle", zoo.tasks["sea"])
     done = stagekit("bench", deployed, "--data", broken, *out, "--baseline", "uncut", "--task", "sea", *bundles)
-    assert (done.code, "not those that were compiled" in done.err) == (1, True), done.err
+    assert (done.code, "not those that were compiled" in done.err) == (4, True), done.err
+    bundles = ("--bundle", zoo.stages, "--bundle", zoo.tasks["sea"])
+    done = stagekit("bench", deployed, "--data", broken, *out, "--baseline", "uncut", *bundles)
+    assert (done.code, "the bundle of task 'land' is missing" in done.err) == (2, True), done.err
+    done = stagekit("bench", "--matrix", deployed, "--data", broken, *out)
+    assert (done.code, "--matrix" in done.err) == (2, True), done.err
+    done = stagekit("bench", deployed, "--data", broken, *out, "--profile", "ort-f32")
+    assert (done.code, "--matrix" in done.err) == (2, True), done.err
+    assert not (tmp_path / "out").exists(), "nothing is measured before what is wrong is said"
 
 
 def test_a_picture_without_its_mask_spares_the_rest(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stagekit.bench.compare import changes, pairs, regressions, warnings
-from stagekit.bench.results import Noise, NoiseProbe
+from stagekit.bench.results import Figure, Noise, NoiseProbe, Result, ScenarioResult
+from stagekit.errors import UsageError
 
 from .made import made
 
@@ -27,6 +28,26 @@ def test_what_lies_within_both_intervals_is_not_sure() -> None:
     p50 = next(c for c in changes(made("a", 0.005), made("a", 0.00515)) if c.what.endswith("p50"))
     assert not p50.sure
     assert p50.worse == pytest.approx(0.03)
+
+
+def test_only_the_metrics_that_are_asked_for_decide() -> None:
+    found = changes(made("a", 0.005, miou=0.6), made("a", 0.006, miou=0.5))
+    assert {c.metric for c in regressions(found, 0.05, ["p50", "miou"])} == {"p50", "miou"}
+    with pytest.raises(UsageError, match="did you mean"):
+        regressions(found, 0.05, ["p5O"])
+
+
+def test_servers_are_compared_by_the_rate_they_hold_alone() -> None:
+    """Their latencies are those at that rate, which is another in each run."""
+
+    def served(rate: float, p50: float) -> Result:
+        figures = {"rate": Figure(value=rate, unit="1/s"), "p50": Figure(value=p50, unit="s")}
+        result = made("a")
+        return result.model_copy(update={"scenarios": (ScenarioResult(scenario="Server", figures=figures),)})
+
+    found = changes(served(40.0, 0.02), served(30.0, 0.04))
+    assert [(c.what, c.better) for c in found if "Server" in c.what] == [("Server rate", "-25.0 %")]
+    assert {c.better for c in changes(served(40.0, 0.02), served(40.0, 0.02))} == {"+0.0 %"}
 
 
 def test_lost_accuracy_is_a_regression() -> None:

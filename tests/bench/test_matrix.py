@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stagekit.bench import results
-from stagekit.bench.matrix import Cell, Outcome, cells, left_out, run_matrix
-from stagekit.errors import StagekitError
+from stagekit.bench.cell import Bench
+from stagekit.bench.labels import keep_labels, read_reference
+from stagekit.bench.matrix import Cell, Outcome, cells, left_out, reference, run_matrix
+from stagekit.bench.measure import Options
+from stagekit.errors import StagekitError, UsageError
 from stagekit.target import load_profile
 
 from .made import made
@@ -27,17 +31,49 @@ class Clock:
 @pytest.fixture
 def wanted() -> list[Cell]:
     profile = load_profile("ort-f32")
-    return [Cell(profile, ("sea",)), Cell(profile), Cell(profile, ("line",))]
+    return [Cell(profile), Cell(profile, ("sea",)), Cell(profile, ("line",))]
 
 
 def test_every_profile_that_runs_here_comes_with_all_tasks_and_each_alone() -> None:
-    found, out = cells(["land", "sea"], int8=False)
+    found, out = cells(["land", "sea"], record=False)
     names = [c.name for c in found]
     assert {"ort-f32", "ort-f32.land", "ort-f32.sea"} <= set(names)
     assert len(names) == len(set(names)), "an alias of a target brings nothing twice"
     assert out["ort-int8"] == "int8 needs --calibration"
     assert all(outcome.why for outcome in left_out(out))
-    assert "ort-int8" in [c.name for c in cells(["sea"], int8=True)[0]]
+    assert names == sorted(names, key=lambda name: "." in name), "all tasks together come first"
+    every = [c.name for c in cells(["sea"], record=True)[0]]
+    assert {"ort-int8", "dpu-b4096-zcu104", "hls-16-6"} <= set(every), "8 and 16 bits want a record alike"
+    assert out["hls-16-6"] == "int16 needs --calibration"
+
+
+def test_profiles_can_be_chosen_and_tasks_kept_together() -> None:
+    found, out = cells(["land", "sea"], True, ["ort-int8", "ort-f32"], alone=False)
+    assert [c.name for c in found] == ["ort-f32", "ort-int8"], "floats first: the others are compared with them"
+    assert out == {}
+    with pytest.raises(UsageError, match="ort-int8"):
+        cells(["sea"], True, ["ort-int9"])
+
+
+def test_labels_of_the_first_float_cell_are_what_others_are_compared_with(tmp_path: Path) -> None:
+    found, _ = cells(["land", "sea"], True, ["ort-int8", "ort-f32"])
+    first = reference(found)
+    assert first is not None
+    assert first.name == "ort-f32"
+    assert reference([c for c in found if c.profile.precision == "int8"]) is None
+    bench = Bench((), ("data",), Options(), tmp_path, reference=first)
+    assert not any("--reference" in bench.arguments(cell) for cell in found), "there are no labels yet"
+    labels = {"land": {"p0": np.array([[0, 1], [2, 3]], np.uint8)}}
+    keep_labels(labels, tmp_path / "ort-f32.files")
+    results.write(made("ort-f32"), tmp_path / "ort-f32.json")
+    compared = [cell.name for cell in found if str(tmp_path / "ort-f32.json") in bench.arguments(cell)]
+    assert compared == [c.name for c in found if c.name != "ort-f32"]
+    name, read = read_reference(tmp_path / "ort-f32.json")
+    assert name == "ort-f32"
+    assert read["land"]["p0"].tolist() == [[0, 1], [2, 3]]
+    results.write(made("other"), tmp_path / "other.json")
+    with pytest.raises(UsageError, match="no label maps"):
+        read_reference(tmp_path / "other.json")
 
 
 def test_what_is_complete_is_kept_and_what_is_partial_is_done_again(tmp_path: Path, wanted: list[Cell]) -> None:
@@ -53,8 +89,8 @@ def test_what_is_complete_is_kept_and_what_is_partial_is_done_again(tmp_path: Pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_matrix(wanted[::-1], file, measure)
-    assert done == ["ort-f32", "ort-f32.line"], "all tasks together come first"
+        run_matrix([wanted[0], wanted[2], wanted[1]], file, measure)
+    assert done == ["ort-f32", "ort-f32.line"]
     results.write(made("ort-f32.line").model_copy(update={"status": "partial"}), file(wanted[2]))
     done.clear()
     wanted.pop()

@@ -32,5 +32,9 @@ def test_what_tasks_share_counts_once(zoo: Any, tmp_path: Path) -> None:
     assert milliseconds(land, sea) == pytest.approx(10)
     assert modelled_for(reports) == "modelled for a device"
     reports[sea.head] = {}
-    assert modelled(manifest, [land, sea], reports) is None
+    of_stages = modelled(manifest, [land, sea], reports)
+    assert of_stages is not None
+    found = {name: figure.value for name, figure in of_stages.figures.items()}
+    assert found == {"stages": pytest.approx(9e-3)}, "one head runs elsewhere"
+    assert modelled(manifest, [land, sea], {}) is None
     assert modelled_for({}) is None

@@ -14,7 +14,7 @@ import pytest
 from stagekit.bench.report import markdown, write_csv, write_page, write_report
 from stagekit.bench.report.figures import charts
 from stagekit.bench.report.gallery import DIFFERENT, disagreement, galleries
-from stagekit.bench.report.tables import number, significant, tables
+from stagekit.bench.report.tables import DASH, number, significant, tables
 from stagekit.bench.results import Figure
 from stagekit.errors import UsageError
 
@@ -129,11 +129,19 @@ def test_an_emulated_device_is_summed_up_by_what_it_is_modelled_to_take() -> Non
     from stagekit.bench.results import ScenarioResult
 
     real = made("dpu")
-    foretold = ScenarioResult(scenario=NAME, figures={"p50": Figure(value=0.002, unit="s", kind="modelled")})
+    seconds = Figure(value=0.002, unit="s", kind="modelled")
+    foretold = ScenarioResult(scenario=NAME, figures={"stages": seconds, "p50": seconds})
     facts = real.deployment.model_copy(update={"emulates": "modelled for dpu-b4096"})
     emulated = real.model_copy(update={"deployment": facts, "scenarios": (foretold, *real.scenarios)})
     table = tables([emulated])[0]
     cell = table.rows[0][table.headings.index("p50 ms")]
     assert (cell.text, cell.kind) == ("2", "modelled")
     assert charts([emulated])[0].data[0]["marker"]["symbol"] == "circle-open"
+    drawn = {c.name: [t["name"] for t in c.data] for c in charts([made("cpu"), emulated])}
+    assert drawn["latency"] == drawn["stages"] == ["cpu"], "what emulating takes is not drawn beside devices"
+    of_stages = foretold.model_copy(update={"figures": {"stages": seconds}})  # the rest runs in floats elsewhere
+    partly = emulated.model_copy(update={"scenarios": (of_stages, *real.scenarios)})
+    row = next(t for t in tables([partly]) if t.title == "Emulated devices").rows[0]
+    assert [c.text for c in row] == ["dpu", "dpu-b4096", "2", DASH, f"5 (4.9{DASH}5.1)"], "emulating takes 5 ms here"
+    assert charts([partly])[0].data[0]["x"] == [2.0]
     assert warnings([emulated]) == ["dpu is emulated here (modelled for dpu-b4096): measured times are the emulator's"]

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.bench.report.tables import headline, latency_scenario, mean_miou, significant
+from stagekit.bench.report.tables import latency, latency_scenario, mean_miou, significant
 from stagekit.bench.results import Figure, Result
 
 Trace = dict[str, Any]
 POINTS = 400
 """Points of a distribution that are drawn."""
+
+WIDE = 12
+"""Times the quickest query that the slowest must take for a logarithmic axis."""
 
 NAMED = 4
 """Points of the latency and accuracy picture that have their names beside them; more are told apart by a legend."""
@@ -56,10 +59,9 @@ def pareto(results: Sequence[Result]) -> Chart:
     few = len(results) <= NAMED
     data: list[Trace] = []
     for index, r in enumerate(results):
-        s, miou = headline(r), mean_miou(r)
-        if s is None or miou is None:
+        p50, miou = latency(r), mean_miou(r)
+        if p50 is None or miou is None:
             continue
-        p50 = s.figures["p50"]
         tasks = ", ".join(a.task for a in r.accuracy)
         data.append(
             {
@@ -88,7 +90,7 @@ def pareto(results: Sequence[Result]) -> Chart:
         layout["yaxis"]["range"] = [middle - reach, middle + reach]  # type: ignore[index]
     caption = (
         "Mean mIoU of the tasks over median latency of an image with all tasks. Up and left is better."
-        " Filled: measured; hollow: latency modelled."
+        " Filled: measured; hollow: modelled, and of the stages alone where SPMs and heads do not run on the device."
     )
     return Chart("pareto", "Latency and accuracy", caption, data, layout)
 
@@ -98,7 +100,7 @@ def distribution(results: Sequence[Result]) -> Chart:
     data: list[Trace] = []
     for index, r in enumerate(results):
         s = latency_scenario(r)
-        if s is None:
+        if s is None or r.deployment.emulates:  # an emulator's times are no device's
             continue
         share = np.linspace(0, 1, min(POINTS, len(s.samples.latency)))
         within = np.quantile(s.samples.latency, share)
@@ -111,10 +113,12 @@ def distribution(results: Sequence[Result]) -> Chart:
                 "hovertemplate": "%{y:.0f} % within %{x:.2f} ms<extra>%{fullData.name}</extra>",
             }
         )
-    layout = {
+    layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "latency, ms"}},
         "yaxis": {"title": {"text": "queries answered, %"}, "range": [0, 101]},
     }
+    if data and max(t["x"][-1] for t in data) > WIDE * min(t["x"][0] for t in data):
+        layout["xaxis"] |= {"type": "log", **_log_ticks()}
     return Chart(
         "latency", "Latency distribution", "Every raw sample. Steep and left is better. Measured.", data, layout
     )
@@ -126,7 +130,7 @@ def stages(results: Sequence[Result]) -> Chart:
     labels: list[str] = []
     for index, r in enumerate(results):
         s = latency_scenario(r)
-        if s is None or not s.calls:
+        if s is None or not s.calls or r.deployment.emulates:
             continue
         queries = max(1, len(s.samples.latency))
         ordered = sorted(s.calls, key=lambda c: c.adapter)
@@ -147,7 +151,7 @@ def stages(results: Sequence[Result]) -> Chart:
         "yaxis": {"categoryorder": "array", "categoryarray": labels, "autorange": "reversed"},
         "barmode": "group",
         "bargap": 0.25,
-        "height": 140 + len(labels) * (8 + 16 * len(data)),
+        "height": 140 + len(labels) * (8 + (16 if len(data) <= NAMED else 8) * len(data)),
     }
     caption = "Median of a call times the calls that a query makes; what tasks share is counted once. Measured."
     return Chart("stages", "Where the time goes", caption, data, layout, wide=True)
