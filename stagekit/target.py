@@ -214,7 +214,10 @@ class Target(Protocol):
         """Nodes that it could not build, found before building."""
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
-        """Formats (element type, layout) in which it can take or give ``spec`` at an edge; the plain one first."""
+        """Formats (element type, layout) in which it can take or give ``spec`` at an edge.
+
+        The plain one first, the one nearest to its own kernels last: that is taken where they are equally quick.
+        """
 
     def compile(
         self,

@@ -37,7 +37,7 @@ class OvBuffer(HostBuffer):
 class Block:
     """Memory for one output: written by OpenVINO, read-only for those who get it."""
 
-    __slots__ = ("_root", "buffer")
+    __slots__ = ("_idle", "_root", "buffer")
 
     def __init__(self, spec: TensorSpec) -> None:
         block = _aligned(spec.nbytes())
@@ -46,12 +46,16 @@ class Block:
         self._root = np.asarray(_View(block, writable=False))
         tensor = shared_tensor(block.view(spec.numpy_dtype).reshape(shape), spec.dtype)
         self.buffer = OvBuffer(spec, self._root.view(spec.numpy_dtype).reshape(shape), tensor)
+        self._idle = self._references()
 
     @property
     def is_free(self) -> bool:
         """Nobody else holds the buffer, its array or a view of it."""
-        buffer = self.buffer
-        return getrefcount(buffer) == 3 and getrefcount(buffer.array) == 2 and getrefcount(self._root) == 3
+        return self._references() == self._idle
+
+    def _references(self) -> tuple[int, int, int]:
+        """Counted here each time: how many are Python's own differs from version to version."""
+        return getrefcount(self.buffer), getrefcount(self.buffer.array), getrefcount(self._root)
 
 
 class OutputBlocks:

@@ -88,12 +88,13 @@ def test_a_plan_is_measured_once_and_again_only_when_asked(zoo: Any, builder: Bu
     assert len(measured) == 4
 
 
-def test_a_form_that_gains_nothing_is_not_taken(
-    zoo: Any, builder: Builder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("second", "taken"), [(0.9, "NHWC"), (1.0, "NHWC"), (1.01, "NHWC"), (1.05, "NCHW")])
+def test_of_forms_equally_quick_the_one_nearest_to_the_kernels_is_taken(
+    zoo: Any, builder: Builder, monkeypatch: pytest.MonkeyPatch, second: float, taken: str
 ) -> None:
-    monkeypatch.setattr(planning, "measure", lambda chains, frame, batch: [[1.0], [0.99]])
+    monkeypatch.setattr(planning, "measure", lambda chains, frame, batch: [[1.0], [second]])
     made = build(zoo, builder, None)
-    assert all(t.layout == "NCHW" for b in made.manifest.plan for t in b.chosen)
+    assert {t.layout for b in made.manifest.plan[:-1] for t in b.chosen} == {taken}
 
 
 def test_a_task_added_later_conforms_to_the_plan(
