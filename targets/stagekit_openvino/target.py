@@ -30,7 +30,7 @@ from stagekit_openvino.message import gist
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 1
+ENGINE_REVISION = 2
 """Counts changes to what :meth:`OpenVinoTarget.compile` writes; enters every key."""
 
 HINTS = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -109,6 +109,7 @@ class OpenVinoTarget:
         progress: Progress,
     ) -> EngineBlob:
         from stagekit.graph.edges import with_edges
+        from stagekit_openvino.layout import with_free_transposes
 
         vendor, core = _vendor(), _core(profile)
         refusal = _refusal(core, profile)
@@ -116,7 +117,7 @@ class OpenVinoTarget:
             raise UsageError(refusal, where=f"profile {profile.name}")
         source = workdir / "source.onnx"
         files = [f"engine.b{batch}.blob" for batch in profile.batch]
-        with_edges(graph, inputs, outputs).save(source)
+        with_free_transposes(with_edges(graph, inputs, outputs)).save(source)
         try:
             for batch, name in zip(profile.batch, files, strict=True):
                 progress(f"openvino compiles {graph.source} for {profile.device}, batch {batch}")

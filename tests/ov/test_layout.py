@@ -1,0 +1,75 @@
+"""Outputs that leave channels last: a pooling that changes nothing stands before the transpose, where it helps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
+
+from stagekit.graph import Graph
+from stagekit.graph.edges import with_edges
+from stagekit.target import HostBuffer, load_profile
+
+pytest.importorskip("openvino")
+
+from stagekit_openvino.layout import with_free_transposes
+from stagekit_openvino.target import OpenVinoTarget
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+def conv() -> Graph:
+    """A convolution from x (1, 8, 9, 11) to y (1, 16, 9, 11)."""
+    weight = np.random.default_rng(0).standard_normal((16, 8, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], name="conv")
+    takes = [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, 9, 11))]
+    gives = [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 16, 9, 11))]
+    body = helper.make_graph([node], "g", takes, gives, [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    made = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
+    return Graph(made, "g.onnx", {"x": "NCHW", "y": "NCHW"})
+
+
+def edged(dtype: str, layout: str) -> Graph:
+    graph = conv()
+    (output,) = graph.outputs
+    form = replace(output.transposed(layout) if layout != output.layout else output, dtype=dtype)
+    return with_edges(graph, graph.inputs, [form])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "added"), [("float32", "NHWC", 1), ("float32", "NCHW", 0), ("bfloat16", "NHWC", 0)]
+)
+def test_only_what_leaves_channels_last_is_pooled(dtype: str, layout: str, added: int) -> None:
+    before = edged(dtype, layout)
+    after = with_free_transposes(before)
+    assert sum("Pool" in node.op_type for node in after.model.graph) == added
+    assert after.outputs == before.outputs
+
+
+def engine_output(folder: Path, frame: Array) -> Array:
+    target, profile, graph = OpenVinoTarget(), load_profile("ov-f32"), conv()
+    (output,) = graph.outputs
+    folder.mkdir()
+    blob = target.compile(graph, graph.inputs, [output.transposed("NHWC")], profile, folder, lambda text: None)
+    engine = target.load(blob, profile)
+    (given,) = engine.lane().run([HostBuffer(graph.inputs[0], frame)], 1)
+    result: Array = given.to_host().copy()
+    engine.close()
+    return result
+
+
+def test_an_engine_gives_the_same_numbers_and_keeps_nan(tmp_path: Path) -> None:
+    frame = np.random.default_rng(1).standard_normal((1, 8, 9, 11)).astype(np.float32)
+    conv().save(tmp_path / "g.onnx")
+    (want,) = InferenceSession(str(tmp_path / "g.onnx"), providers=["CPUExecutionProvider"]).run(None, {"x": frame})
+    clean = engine_output(tmp_path / "clean", frame)
+    np.testing.assert_allclose(clean, want.transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+    frame[0, 0, 0, 0] = np.nan
+    broken = engine_output(tmp_path / "broken", frame)
+    assert np.isnan(broken[0, 0, 0]).all()
+    np.testing.assert_array_equal(broken[0, -1, -1], clean[0, -1, -1])
