@@ -105,7 +105,7 @@ def pipeline() -> str:
         ("devices", "batches in flight", "requests", "seconds", "limit", "share"),
         (
             (
-                r["devices"],
+                f"{r['devices']}: {r['model']}" if "model" in r else r["devices"],
                 r["depth"] or "as the targets say",
                 r["requests"],
                 r["seconds"],
