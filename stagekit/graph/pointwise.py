@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from stagekit.graph.constants import add_constant
 from stagekit.graph.model import Graph
 
 Matrix = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -151,9 +152,6 @@ def _set(graph: ir.Graph, conv: ir.Node, weight: Matrix, bias: Matrix) -> None:
         conv.resize_inputs(3)
     for index, (name, array) in enumerate((("weight", weight[:, :, None, None]), ("bias", bias)), start=1):
         named = f"{conv.name}/{name}"
-        tensor = ir.tensor(array.astype(np.float32), name=named)
-        kind = ir.TensorType(tensor.dtype)
-        value = ir.Value(name=named, const_value=tensor, shape=ir.Shape(array.shape), type=kind)
         graph.initializers.pop(named, None)  # from an earlier step
-        graph.register_initializer(value)
+        value = add_constant(graph, named, array.astype(np.float32))
         conv.replace_input_with(index, value)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit.graph import Graph
+from stagekit.graph.constants import add_constant
 from stagekit.quant.formats import Array, dequantise, quantise
 from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.qdq import channel_axis, weight_quantization
@@ -45,11 +46,7 @@ def with_corrected_biases(
         if rounded is None or bias is None or value is None or bias.size != rounded.size:
             continue
         corrected = (bias.numpy() - rounded.reshape(bias.shape.numpy())).astype(np.float32)
-        tensor = ir.tensor(corrected, name=f"{value.name}/{node.name}/corrected")
-        fresh = ir.Value(
-            name=tensor.name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
-        )
-        model.graph.register_initializer(fresh)
+        fresh = add_constant(model.graph, f"{value.name}/{node.name}/corrected", corrected)
         reader[0].replace_input_with(reader[1], fresh)
     return replace(graph, model=model)
 

@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit.graph import Graph
+from stagekit.graph.constants import add_constant
 from stagekit.quant.formats import Array
 from stagekit.quant.positions import bias_reader, weight_of
 
@@ -232,10 +233,8 @@ def _replace(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
 
 
 def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
+    stored = np.ascontiguousarray(array, np.float32)
     if name in graph.initializers:
-        graph.initializers[name].const_value = tensor
+        graph.initializers[name].const_value = ir.tensor(stored, name=name)
         return graph.initializers[name]
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
+    return add_constant(graph, name, stored)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from stagekit.errors import GraphError
 from stagekit.graph import Graph
+from stagekit.graph.constants import add_constant
 from stagekit.graph.fingerprint import in_order
 from stagekit.graph.model import IR_DTYPES
 from stagekit.graph.spec import DTYPES, Quantization
@@ -214,12 +215,7 @@ class _Edit:
         known = self.body.initializers.get(name)
         if known is not None:
             return known
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(
-            name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
-        )
-        self.body.register_initializer(value)
-        return value
+        return add_constant(self.body, name, np.asarray(array))
 
 
 def channel_axis(node: ir.Node, rank: int) -> int | None:

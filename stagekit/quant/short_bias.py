@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit.graph import Graph
+from stagekit.graph.constants import replace_weight
 from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import Array, dequantise, quantise
 from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
@@ -58,8 +59,8 @@ def with_short_biases(
             _flip(row / fitted.scale[0], held, mean * fitted.scale[0], error, scheme.weight.low, scheme.weight.high)
         moved = np.moveaxis(real, channels, 0)
         rounded = np.moveaxis(dequantise(stored, fitted).reshape(moved.shape), 0, channels)
-        _put(model.graph, node, 1, rounded)
-        _put(model.graph, *reader, short.reshape(bias.shape.numpy()))
+        replace_weight(model.graph, node, 1, rounded, "short")
+        replace_weight(model.graph, *reader, short.reshape(bias.shape.numpy()), "short")
     return replace(graph, model=model)
 
 
@@ -105,14 +106,3 @@ def _means(node: ir.Node, weight: Array, mean: Array) -> Array | None:
     if mean.size != weight.shape[1 if transposed else 0]:
         return None
     return np.broadcast_to(mean if transposed else mean[:, None], weight.shape)
-
-
-def _put(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
-    value = node.inputs[index]
-    assert value is not None
-    tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=f"{value.name}/{node.name}/short")
-    fresh = ir.Value(
-        name=tensor.name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(fresh)
-    node.replace_input_with(index, fresh)

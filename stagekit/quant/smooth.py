@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit.graph import Graph
+from stagekit.graph.constants import replace_weight
 from stagekit.quant.formats import Array
 from stagekit.quant.positions import weight_of
 from stagekit.quant.statistics import Statistics
@@ -44,9 +45,9 @@ def smoothed(graph: Graph, statistics: Mapping[str, Statistics]) -> tuple[Graph,
         rows = np.max([np.abs(_numbers(r, 1)).max(axis=1) for r in readers], axis=0)
         factors = _factors(known.channel_reach, rows)
         for index in (1, 2):
-            _put(model.graph, node, index, _numbers(node, index) / factors)
+            replace_weight(model.graph, node, index, _numbers(node, index) / factors, "smoothed")
         for reader in readers:
-            _put(model.graph, reader, 1, _numbers(reader, 1) * factors[:, None])
+            replace_weight(model.graph, reader, 1, _numbers(reader, 1) * factors[:, None], "smoothed")
         reach = known.channel_reach / factors
         changed[str(value.name)] = replace(
             known,
@@ -71,14 +72,3 @@ def _numbers(node: ir.Node, index: int) -> Array:
     tensor = weight_of(node.inputs[index])
     assert tensor is not None
     return tensor.numpy().astype(np.float64)
-
-
-def _put(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:
-    value = node.inputs[index]
-    assert value is not None
-    tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=f"{value.name}/{node.name}/smoothed")
-    fresh = ir.Value(
-        name=tensor.name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(fresh)
-    node.replace_input_with(index, fresh)
