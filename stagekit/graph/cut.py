@@ -107,12 +107,19 @@ def balanced(places: Sequence[Candidate], total_macs: int, stages: int) -> list[
 
 
 def _distinct(places: Sequence[Candidate], total_macs: int) -> list[Candidate]:
-    """Of places with nothing costly between them, the one with the smallest tensor."""
+    """Of places with nothing costly between them, the one with the smallest tensor.
+
+    Of equal ones the last that keeps the axes: behind a convolution's activation, which devices compute with it.
+    """
     kept: dict[int, Candidate] = {}
     for place in places:
         if 0 < place.macs_before < total_macs:
             other = kept.get(place.macs_before)
-            if other is None or _elements(place) < _elements(other):
+            if (
+                other is None
+                or _elements(place) < _elements(other)
+                or (_elements(place) == _elements(other) and len(place.shape) == len(other.shape))
+            ):
                 kept[place.macs_before] = place
     return list(kept.values())
 

@@ -143,7 +143,8 @@ def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Grap
     """Checks a model and wraps it as a graph.
 
     One form for what can be written in several: local functions are written out in place, the standard domain
-    is ``""``, Constant nodes are weights, and weights that old files list among the inputs are weights alone.
+    is ``""``, Constant nodes are weights, weights that old files list among the inputs are weights alone, and a
+    dimension below 0, as some exporters write it, is an open one.
 
     Args:
         folder: where external weights must lie.
@@ -167,6 +168,9 @@ def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Grap
         imports.setdefault("", version)
     for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
         model.graph.inputs.remove(value)
+    for value in (*model.graph.inputs, *(v for node in model.graph.all_nodes() for v in node.outputs)):
+        if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape):
+            value.shape = ir.Shape([None if isinstance(d, int) and d < 0 else d for d in value.shape])
     check(model, source, folder)
     return Graph(model, source)
 

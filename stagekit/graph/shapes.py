@@ -101,17 +101,37 @@ def _inferred(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]], batch: 
             model.graph.inputs.append(value)
     bring_inside(model)
     proto = ir.to_proto(model)
-    try:
-        found = _values(infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True))
-    except InferenceError as error:
-        # The lenient mode passes over a node that it cannot follow; that is right only if the rest was found.
-        found = _values(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
-        if not all(_known(found.get(str(o.name))) for o in model.graph.outputs):
-            raise GraphError(f"shapes do not fit together: {error}", where=graph.source) from error
+    found = _by_onnx(proto, graph.source)
+    if not all(map(_known, found.values())) and _count_axes_from_the_front(proto, found):
+        found = _by_onnx(proto, graph.source)
     if not all(map(_known, found.values())) and all(map(_known, model.graph.inputs)):
         better = _symbolically(proto)
         found = {name: v if _known(v) else better.get(name, v) for name, v in found.items()}
     return found
+
+
+def _by_onnx(proto: onnx.ModelProto, source: str) -> dict[str, ir.Value]:
+    """Values as ONNX's own inference sees them."""
+    try:
+        return _values(infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True))
+    except InferenceError as error:
+        # The lenient mode passes over a node that it cannot follow; that is right only if the rest was found.
+        found = _values(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
+        if not all(_known(found.get(output.name)) for output in proto.graph.output):
+            raise GraphError(f"shapes do not fit together: {error}", where=source) from error
+        return found
+
+
+def _count_axes_from_the_front(proto: onnx.ModelProto, found: Mapping[str, ir.Value]) -> bool:
+    """Rewrites the negative axes of Concat, at which ONNX's inference loses the numbers in a computed shape."""
+    changed = False
+    for node in (n for n in proto.graph.node if n.op_type == "Concat"):
+        value = found.get(node.output[0])
+        for attribute in node.attribute:
+            if attribute.name == "axis" and attribute.i < 0 and value is not None and value.shape is not None:
+                attribute.i += len(value.shape)
+                changed = True
+    return changed
 
 
 def _symbolically(proto: onnx.ModelProto) -> dict[str, ir.Value]:

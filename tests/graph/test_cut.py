@@ -122,6 +122,13 @@ def test_of_places_with_nothing_costly_between_them_the_smallest_tensor_is_cut()
     assert balanced(places, 10, 2) == ["narrow"]
 
 
+def test_of_equal_tensors_the_one_behind_the_activation_is_cut() -> None:
+    conv, act, flat = (
+        Candidate(n, 5, shape) for n, shape in (("conv", (1, 8, 2)), ("act", (1, 8, 2)), ("flat", (1, 16)))
+    )
+    assert balanced([conv, act, flat], 10, 2) == ["act"]
+
+
 def test_one_stage_is_no_cut() -> None:
     with pytest.raises(UsageError, match="at least 2 stages"):
         balanced([], 10, 1)

@@ -56,6 +56,15 @@ def test_a_good_file_is_read(model: onnx.ModelProto, path: Path) -> None:
     assert graph.weight_bytes == W.nbytes + B.nbytes
 
 
+def test_a_dimension_below_zero_is_an_open_one(model: onnx.ModelProto, path: Path) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, path)
+    graph = load(path)
+    use(graph)
+    assert [s.shape for s in (*graph.inputs, *graph.outputs)] == [("x_0", 4), ("y_0", 4)]
+
+
 def test_missing_file(path: Path) -> None:
     refused(path, "no such file")
 

@@ -83,6 +83,18 @@ def test_shapes_computed_by_old_operators_are_followed(build: Build) -> None:
     assert shapes(bind(graph, {"x": (BATCH, 8, 1, 1)}))["y"] == ("batch", 8)
 
 
+def test_a_shape_joined_along_the_last_axis_is_followed(build: Build) -> None:
+    body = """{ s = Shape(x)  s32 = Cast<to = 6>(s)  n = Slice(s32, from, to, from)
+      long = Cast<to = 7>(n)  more = Cast<to = 7>(rest)
+      wanted = Concat<axis = -1>(long, more)  flat = Reshape(x, wanted)  y = MatMul(flat, w) }"""
+    numbers = {"from": np.array([0]), "to": np.array([1]), "rest": np.array([8], np.int32)}
+    graph = build(
+        f"g (float[N,8,1,1] x) => (float[N,2] y) {body}", numbers | {"w": np.ones((8, 2), np.float32)}, opset=11
+    )
+    found = shapes(bind(graph, {"x": (BATCH, 8, 1, 1)}))
+    assert (found["flat"], found["y"]) == ((BATCH, 8), (BATCH, 2))
+
+
 def test_sizes_that_an_exporter_wrote_give_way(build: Build) -> None:
     text = "g (float[N,3,H,W] x) => (float[N,3,14,14] y) { a = Relu(x)  y = Neg(a) }"
     assert shapes(bind(build(text), {"x": (BATCH, 3, 7, 9)})) == dict.fromkeys("ay", ("batch", 3, 7, 9))
