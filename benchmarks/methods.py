@@ -102,7 +102,7 @@ class Matrix:
         }
         if cell.candidate is None:
             say("scoring on test")
-            confusion = score(dataset, "test", predictor(network.eval(), stated.evaluate))
+            confusion = score(dataset, "test", predictor(network.eval(), stated))
             names = dataset.classes.names
             row |= {
                 "miou": confusion.miou(),
@@ -125,7 +125,7 @@ class Matrix:
     ) -> Row:
         """Learns from the checkpoint in ``run`` on, if there is one; what this took, without scoring."""
         source, caching = _source(cell, stated, dataset, network, say)
-        predict = predictor(network, stated.evaluate)
+        predict = predictor(network, stated)
         scoring = [0.0, 0.0]
 
         def val_miou() -> float:

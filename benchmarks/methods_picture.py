@@ -42,7 +42,7 @@ def main(picture: Path, data: Path, results: Path, work: Path, task: str, backbo
         stated = recipe(cell, row["rates"], data, row["iterations"], 10)
         network, _ = build(stated, dataset)
         checkpoint.load(work / row["run"] / BEST, network)
-        labels = predictor(network.eval(), stated.evaluate)(frame)
+        labels = predictor(network.eval(), stated)(frame)
         columns[f"{method} ({100 * row['miou']:.1f})"] = overlay(frame, labels, dataset.classes.palette)
     widths = [column.shape[1] for column in columns.values()]
     strip = titles(list(columns), widths)

@@ -16,6 +16,16 @@ from methods_plan import ABLATIONS, METHODS, SETTINGS
 Row = dict[str, Any]
 NAMES = {"vit_s14": "ViT-S/14", "efficientnet_lite0": "Lite0"}
 PAPER_GAP = {"vit_s14": "54 % (table 9)", "efficientnet_lite0": "60 % (table 2), 84 % (table 3)"}
+PAPER_ABLATIONS = {
+    "prompts-1": "-5.6 (ResNet-101, table 6), -0.8 (ViT-L, table 9)",
+    "prompts-2": "-4.9 (ResNet-101, table 6)",
+    "plus-1": "+1.2 (ResNet-101, table 6)",
+    "plus-2": "+1.3 (ResNet-101, table 6)",
+    "stages-2": "-0.3 (ViT-L, table 9)",
+    "no-guidance": "-1.9, -1.0 (ResNet-101, table 7)",
+    "single-convolution": "-0.8, -0.5 (ResNet-101, table 7)",
+}
+"""On ADE20K beside its own five or three SPMs; where there are two, weights of ImageNet and of COCO-Stuff."""
 LEAST_GAP = 2.0
 """Points between head and full below which their gap is noise, and a share of it means nothing."""
 
@@ -38,13 +48,24 @@ def render(results: Path, page: Path) -> None:
 def summary(values: Sequence[float]) -> str:
     """Mean in percent, with its standard error where there are several values."""
     shown = f"{100 * mean(values):.1f}"
-    return shown if len(values) < 2 else f"{shown} ± {100 * stdev(values) / math.sqrt(len(values)):.1f}"
+    return shown if len(values) < 2 else f"{shown} ± {100 * standard_error(values):.1f}"
 
 
-def gap_closed(head: float, spm: float, full: float) -> float | None:
-    """(spm - head) / (full - head) of scores in 0 to 1; None where full is not ``LEAST_GAP`` points above head."""
-    gap = full - head
-    return (spm - head) / gap if 100 * gap >= LEAST_GAP else None
+def gap_closed(head: Sequence[float], spm: Sequence[float], full: Sequence[float]) -> float | None:
+    """(spm - head) / (full - head) of mean scores in 0 to 1.
+
+    None where full is not ``LEAST_GAP`` points and two standard errors above head: a share of noise means nothing.
+    """
+    if not (head and spm and full):
+        return None
+    gap = mean(full) - mean(head)
+    settled = min(len(head), len(full)) < 2 or gap >= 2 * standard_error(full, head)
+    return (mean(spm) - mean(head)) / gap if 100 * gap >= LEAST_GAP and settled else None
+
+
+def standard_error(*samples: Sequence[float]) -> float:
+    """Of the mean of one sample, or of the difference of two."""
+    return math.hypot(*(stdev(values) / math.sqrt(len(values)) for values in samples))
 
 
 def scored(rows: Iterable[Row], *settings: str) -> dict[tuple[str, str, str, str], list[Row]]:
@@ -85,29 +106,75 @@ def methods_table(*settings: str) -> Callable[[Sequence[Row]], str]:
     return table
 
 
-def gaps(rows: Sequence[Row]) -> str:
-    """How much of the way from head to full SPMs go."""
-    found = scored(rows, "headline")
+def gaps_table(setting: str) -> Callable[[Sequence[Row]], str]:
+    """How far ``spm`` lies above the other heads, and how much of the way from head to full it goes."""
+
+    def table(rows: Sequence[Row]) -> str:
+        found = scored(rows, setting)
+        lines = []
+        for task, backbone in dict.fromkeys((task, backbone) for task, backbone, *_ in sorted(found, key=str)):
+            scores = {m: [row["miou"] for row in found.get((task, backbone, setting, m), [])] for m in METHODS}
+            if not (scores["head"] and scores["spm"]):
+                continue
+            share = gap_closed(scores["head"], scores["spm"], scores["full"])
+            lines.append(
+                [
+                    task,
+                    NAMES[backbone],
+                    difference(scores["spm"], scores["head"]),
+                    difference(scores["spm"], scores["head-wide"]),
+                    difference(scores["full"], scores["head"]),
+                    "-" if share is None else f"{100 * share:.0f} %",
+                    PAPER_GAP[backbone],
+                ]
+            )
+        return _markdown(
+            "task | backbone | spm - head | spm - head-wide | full - head | gap closed | the paper's", lines
+        )
+
+    return table
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Of two means in points, with its standard error where both have several values, and how many these are."""
+    if not (ours and theirs):
+        return "-"
+    shown = f"{100 * (mean(ours) - mean(theirs)):+.1f}"
+    if min(len(ours), len(theirs)) < 2:
+        return shown
+    return f"{shown} ± {100 * standard_error(ours, theirs):.1f} ({len(ours)}, {len(theirs)})"
+
+
+def ablations(rows: Sequence[Row]) -> str:
+    """A line for each setting, beside the headline's run of the same seeds, which saw the same batches."""
+    found = scored(rows, "headline", *ABLATIONS)
     lines = []
-    for task, backbone in dict.fromkeys((task, backbone) for task, backbone, *_ in sorted(found, key=str)):
-        some = {m: found.get((task, backbone, "headline", m), []) for m in METHODS}
-        if not (some["head"] and some["spm"]):
+    for setting in ("headline", *ABLATIONS):
+        some = {row["seed"]: row for row in found.get(("brain", "vit_s14", setting, "spm"), [])}
+        base = {row["seed"]: row for row in found.get(("brain", "vit_s14", "headline", "spm"), [])}
+        pairs = [100 * (some[seed]["miou"] - base[seed]["miou"]) for seed in sorted(some.keys() & base.keys())]
+        if not pairs:
             continue
-        head, spm = (mean(row["miou"] for row in some[m]) for m in ("head", "spm"))
-        full = mean(row["miou"] for row in some["full"]) if some["full"] else math.nan
-        closed = gap_closed(head, spm, full) if some["full"] else None
-        shown = "full missing" if not some["full"] else "gap too small" if closed is None else f"{100 * closed:.0f} %"
+        first = next(iter(some.values()))
+        beside = f"{mean(pairs):+.1f}"
+        beside += f" ± {standard_error(pairs):.1f}" if len(pairs) > 1 else ""
         lines.append(
             [
-                task,
-                NAMES[backbone],
-                f"{100 * (spm - head):+.1f}",
-                f"{100 * (full - head):+.1f}" if some["full"] else "-",
-                shown,
-                PAPER_GAP[backbone],
+                setting,
+                ", ".join(first["recipe"]["method"]["prompts"]),
+                summary([row["miou"] for row in some.values()]),
+                "" if setting == "headline" else beside,
+                str(len(pairs)),
+                summary([row["val_miou"] for row in some.values()]),
+                f"{first['parameters'] / 1e6:.3f}",
+                f"{100 * first['macs_share']:.1f} %",
+                PAPER_ABLATIONS.get(setting, ""),
             ]
         )
-    return _markdown("task | backbone | spm - head | full - head | gap closed | the paper's", lines)
+    return _markdown(
+        "setting | prompts | mIoU test | beside the headline | seeds | val | M learned | MACs added | the paper's",
+        lines,
+    )
 
 
 def search(rows: Sequence[Row]) -> str:
@@ -157,8 +224,10 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "equal-time": methods_table("equal-time"),
     "long": methods_table("long"),
     "several": methods_table("several"),
-    "ablations": methods_table(*ABLATIONS),
-    "gaps": gaps,
+    "ablations": ablations,
+    "gaps": gaps_table("headline"),
+    "gaps-several": gaps_table("several"),
+    "gaps-long": gaps_table("long"),
     "search": search,
     "deployability": deployability,
 }

@@ -19,6 +19,7 @@ from stagekit.bundle import (
     DeployedTask,
     StagesManifest,
     TaskManifest,
+    check_frames,
     read_graph,
     read_manifest,
 )
@@ -65,6 +66,30 @@ class Chain:
         found = {f"{n}/spm{i}": p.fingerprint for n, t in self.tasks.items() for i, p in enumerate(t.prompts)}
         return found | {f"{n}/head": t.head.fingerprint for n, t in self.tasks.items()}
 
+    def whole(self) -> Chain:
+        """The same chain, run to its last stage: behind the last that any head reads too."""
+        reach = max(_last_stage(p, self.manifest) for p in self.programs)
+        if reach == len(self.manifest.stages) - 1:
+            return self
+        programs = [p if _last_stage(p, self.manifest) < reach else self._to_the_end(p, reach) for p in self.programs]
+        return replace(self, programs=tuple(programs))
+
+    def _to_the_end(self, program: Program, last: int) -> Program:
+        """The program with the stages behind ``last`` as further calls; its result is the same."""
+        calls = list(program.calls)
+        stage = self.manifest.stages[last]
+        made = next(i for i, call in enumerate(calls) if call.label == stage.name)
+        values = [Ref(made, i) for i in range(len(stage.boundary.tensors))]
+        for index, prompt in enumerate(self.tasks[program.task].prompts):
+            if prompt.boundary == stage.boundary.name:
+                label = f"{program.task}/spm{index}"
+                spm = next(i for i, call in enumerate(calls) if call.label == label)
+                values[stage.boundary.feature] = Ref(spm)
+        for stage in self.manifest.stages[last + 1 :]:
+            calls.append(Call(stage.fingerprint, tuple(values), stage.name))
+            values = [Ref(len(calls) - 1, i) for i in range(len(stage.boundary.tensors))]
+        return replace(program, calls=tuple(calls))
+
     def geometry(self, task: str) -> Geometry:
         frame = self.manifest.frame
         resize = self.tasks[task].resize if task in self.tasks else None
@@ -95,9 +120,10 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
         equalised: with the stages' weights equalised; see :mod:`stagekit.quant.equalise`.
 
     Raises:
-        BundleError: a bundle is damaged, or a task is for another backbone.
+        BundleError: a bundle is damaged or takes no images, or a task is for another backbone.
     """
     manifest = read_manifest(stages, StagesManifest)
+    check_frames(stages, manifest)
     boundaries = {s.boundary.name: s.boundary for s in manifest.stages}
     deployed = tuple(DeployedStage(name=s.name, engine=s.fingerprint, boundary=s.boundary) for s in manifest.stages)
     graphs: dict[str, Graph] = {}
@@ -122,6 +148,11 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
         graphs[f"{task.name}/head"] = head_graph(path, task.head, boundaries, manifest.frame, output)
         programs.append(task_program(_deployed(task, manifest, output), deployed))
     return Chain(manifest, manifests, graphs, tuple(programs) or (_plain(deployed),), prompted, equalised)
+
+
+def _last_stage(program: Program, manifest: StagesManifest) -> int:
+    labels = {call.label for call in program.calls}
+    return max(i for i, stage in enumerate(manifest.stages) if stage.name in labels)
 
 
 Run = Callable[[Call, list[Array]], list[Array]]
@@ -167,7 +198,10 @@ class OrtGraph:
         self._exposed = [n for n in exposed if n not in own]
         self.inputs = [s.name for s in graph.inputs]
         content = _exposing(graph, self._exposed).proto().SerializeToString()
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # The optimiser left out would make integers of products that are kept in floats, as in its target.
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+        )
         self._names = [*own, *self._exposed]
 
     def run(self, inputs: list[Array]) -> tuple[list[Array], dict[str, Array]]:

@@ -48,7 +48,7 @@ def calibrate(
         BundleError: the checkpoint is of other stages, tasks or images.
     """
     parse_method(method)
-    observer = Observer(chain)
+    observer, whole = Observer(chain), chain.whole()
     before = _resumed(checkpoint, chain, method) if resume and checkpoint else None
     if before is not None:
         observer.statistics |= before.statistics
@@ -79,7 +79,7 @@ def calibrate(
                 raise BundleError(what, where=checkpoint, remedy="start again without --resume")
             continue
         observer.image = label
-        execute(chain, image, content, observer.run)
+        execute(whole, image, content, observer.run)
         advance(done, images.total)
         if checkpoint is not None and done % CHECKPOINT_EVERY == 0:
             save(record(), checkpoint)

@@ -1,6 +1,14 @@
 """What is shipped: backbone (``*.stages``), task (``*.task``) and deployment (``*.deploy``) folders."""
 
-from stagekit.bundle.folder import MANIFEST, read_graph, read_manifest, write_manifest, writing
+from stagekit.bundle.folder import (
+    MANIFEST,
+    check_frames,
+    check_writable,
+    read_graph,
+    read_manifest,
+    write_manifest,
+    writing,
+)
 from stagekit.bundle.manifest import (
     BackboneFacts,
     Boundary,
@@ -49,6 +57,8 @@ __all__ = [
     "StageEntry",
     "StagesManifest",
     "TaskManifest",
+    "check_frames",
+    "check_writable",
     "plain_name",
     "read_graph",
     "read_manifest",

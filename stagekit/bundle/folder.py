@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from stagekit.bundle.manifest import GraphEntry, Manifest
+from stagekit.bundle.manifest import GraphEntry, Manifest, StagesManifest
 from stagekit.errors import BundleError, GraphError, StagekitError
 
 if TYPE_CHECKING:
@@ -93,6 +93,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     temporary.replace(path)
 
 
+def check_writable(destination: Path) -> None:
+    """What takes long asks first whether its result may be written.
+
+    Raises:
+        BundleError: something that is not a bundle stands at ``destination``.
+    """
+    try:
+        free = not destination.exists() or _is_empty_folder(destination) or _is_bundle(destination)
+    except OSError as error:
+        raise BundleError(f"cannot write there: {error.strerror}", where=destination) from error
+    if not free:
+        raise BundleError("this exists and is not a bundle; it will not be overwritten", where=destination)
+
+
 @contextmanager
 def writing(destination: Path) -> Iterator[Path]:
     """A fresh folder that becomes ``destination`` when the block ends well and vanishes when it does not.
@@ -102,10 +116,8 @@ def writing(destination: Path) -> Iterator[Path]:
     Raises:
         BundleError: something that is not a bundle stands at ``destination``, or it cannot be written.
     """
+    check_writable(destination)
     try:
-        free = not destination.exists() or _is_empty_folder(destination) or _is_bundle(destination)
-        if not free:
-            raise BundleError("this exists and is not a bundle; it will not be overwritten", where=destination)
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
@@ -146,3 +158,18 @@ def _replace_folder(new: Path, destination: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_frames(folder: Path, manifest: StagesManifest) -> None:
+    """The first stage must take images as they come.
+
+    Raises:
+        BundleError: it takes floats, and nobody said how an image becomes them.
+    """
+    spec = manifest.frame.spec
+    if (spec.dtype, spec.layout) != ("uint8", "NHWC"):
+        raise BundleError(
+            f"its first stage takes {spec}, and nothing says how an image becomes that",
+            where=folder,
+            remedy="partition the model again with --mean and --std, so that it takes uint8 frames",
+        )

@@ -12,7 +12,6 @@ from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
     from stagekit.bundle import StagesManifest
-    from stagekit.partition.from_onnx import Normalisation
 
 
 @click.command()
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights, where none are given.")
 @click.option("--stages", type=int, help="Cut an ONNX file into this many parts of about equal MACs.")
 @click.option("--at", multiple=True, metavar="TENSOR[,TENSOR]", help="Cut an ONNX file here; once for each cut.")
+@click.option("--until", metavar="TENSOR", help="End there, leaving out what an ONNX file has behind it.")
 @click.option("--list", "list_places", is_flag=True, help="Show where an ONNX file can be cut by one tensor, and stop.")
 @click.option("--mean", metavar="R,G,B", help="Put normalisation in front of an ONNX file: mean, in 0..255.")
 @click.option("--std", metavar="R,G,B", help="Likewise: standard deviation, in 0..255.")
@@ -43,6 +43,7 @@ def command(
     seed: int,
     stages: int | None,
     at: tuple[str, ...],
+    until: str | None,
     list_places: bool,
     mean: str | None,
     std: str | None,
@@ -55,31 +56,40 @@ def command(
       stagekit partition resnet50 --weights w.safetensors --input 512x512 -o resnet50.stages
       stagekit partition any.onnx --list
       stagekit partition any.onnx --stages 4 -o any.stages
-      stagekit partition any.onnx --at relu_17 --at add_30,mask -o any.stages
+      stagekit partition any.onnx --at relu_17 --at add_30,mask --until relu_48 \\
+        --mean 123.7,116.3,103.5 --std 58.4,57.1,57.4 -o any.stages
     """
-    from stagekit.partition.partition import partition_backbone, partition_onnx
+    from stagekit.partition.foreign import partition_onnx
+    from stagekit.partition.from_onnx import normalisation
+    from stagekit.partition.partition import partition_backbone
 
     frame = parse_size(size)
     if model.endswith(".onnx"):
         if weights or output_stride or cuts:
             raise UsageError("--weights, --output-stride and --cut are for built-in backbones", where=model)
         if list_places:
-            _list(Path(model), frame, as_json)
+            _list(Path(model), frame, until, as_json)
             return
-        normalisation = _normalisation(mean, std)
+        before = normalisation(parse_triple(mean, "--mean"), parse_triple(std, "--std"))
         with progress() as tell:
             manifest = partition_onnx(
                 Path(model),
                 output or Path(Path(model).stem + ".stages"),
                 at=[part.split(",") for part in at],
                 stages=stages,
+                until=until,
                 size=frame,
-                normalisation=normalisation,
+                normalisation=before,
                 progress=tell,
             )
+        if manifest.frame.spec.dtype != "uint8":
+            note(
+                f"warning: the first stage takes {manifest.frame.spec}; with --mean and --std it takes images,"
+                " and tasks can be tuned on it"
+            )
     else:
-        if stages or at or list_places or mean or std:
-            raise UsageError("--stages, --at, --list, --mean and --std are for ONNX files", where=model)
+        if stages or at or until or list_places or mean or std:
+            raise UsageError("--stages, --at, --until, --list, --mean and --std are for ONNX files", where=model)
         path = _weights(model, weights)
         with progress() as tell:
             manifest = partition_backbone(
@@ -112,19 +122,10 @@ def _weights(model: str, weights: str | None) -> Path | None:
     return Path(weights)
 
 
-def _normalisation(mean: str | None, std: str | None) -> Normalisation | None:
-    from stagekit.partition.from_onnx import Normalisation
+def _list(path: Path, size: tuple[int, int] | None, until: str | None, as_json: bool) -> None:
+    from stagekit.partition.foreign import places
 
-    if (mean is None) != (std is None):
-        raise UsageError("--mean and --std go together")
-    centre, spread = parse_triple(mean, "--mean"), parse_triple(std, "--std")
-    return Normalisation(centre, spread) if centre and spread else None
-
-
-def _list(path: Path, size: tuple[int, int] | None, as_json: bool) -> None:
-    from stagekit.partition.partition import places
-
-    found, total = places(path, size)
+    found, total = places(path, size, until)
     rows = [(c.tensor, 100 * c.macs_before / max(total, 1), " x ".join(map(str, c.shape))) for c in found]
     data = {
         "places": [{"tensor": c.tensor, "macs_before": c.macs_before, "shape": c.shape} for c in found],

@@ -23,10 +23,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from stagekit.data.images import Pixels
 from stagekit.data.palette import IGNORE
+from stagekit.data.rescale import rescale, rescale_labels, round_ratio
 from stagekit.errors import ImageError, UsageError
 
 Resize = Literal["stretch", "letterbox", "crop"]
@@ -121,8 +121,7 @@ class Geometry:
     def apply(self, image: Pixels) -> tuple[Pixels, Placement]:
         """Turn an image uint8 (H, W, 3) into a frame uint8 (height, width, 3), and say how to get back.
 
-        Resampling is Pillow's ``BILINEAR``, whose triangle widens with the reduction, so that shrinking averages
-        and does not alias. Where sizes are equal no pixel is touched, and the frame may be the image itself.
+        Where sizes are equal no pixel is touched, and the frame may be the image itself.
 
         Raises:
             ImageError: when the image is not uint8 (H, W, 3) with at least one pixel.
@@ -134,10 +133,7 @@ class Geometry:
             )
         placement = self.place(image.shape[0], image.shape[1])
         source, target = placement.image_box, placement.frame_box
-        shown: Pixels = source.of(image)
-        if (source.height, source.width) != (target.height, target.width):
-            picture = Image.fromarray(np.ascontiguousarray(shown))
-            shown = np.asarray(picture.resize((target.width, target.height), Image.Resampling.BILINEAR))
+        shown = rescale(source.of(image), target.height, target.width)
         if shown.shape[:2] == (self.height, self.width):
             return np.ascontiguousarray(shown), placement
         frame = np.full((self.height, self.width, 3), self.fill, dtype=np.uint8)
@@ -222,23 +218,16 @@ class Placement:
 def _centred(outer: Box, height: int, width: int) -> Box:
     """The largest box of aspect ratio ``height : width`` in the middle of ``outer``, at least one pixel a side."""
     if outer.height * width <= outer.width * height:
-        size = outer.height, max(1, min(outer.width, _round_ratio(outer.height * width, height)))
+        size = outer.height, max(1, min(outer.width, round_ratio(outer.height * width, height)))
     else:
-        size = max(1, min(outer.height, _round_ratio(outer.width * height, width))), outer.width
+        size = max(1, min(outer.height, round_ratio(outer.width * height, width))), outer.width
     return Box((outer.height - size[0]) // 2, (outer.width - size[1]) // 2, *size)
-
-
-def _round_ratio(numerator: int, denominator: int) -> int:
-    """Round to nearest, half up, in integers: the same on every machine."""
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _paste(labels: Pixels, box: Box, height: int, width: int) -> Pixels:
     """Labels resampled into ``box`` of an otherwise unlabelled (height, width): nearest."""
-    rows = (2 * np.arange(box.height) + 1) * labels.shape[0] // (2 * box.height)
-    columns = (2 * np.arange(box.width) + 1) * labels.shape[1] // (2 * box.width)
     whole = np.full((height, width), IGNORE, dtype=np.uint8)
-    box.of(whole)[:] = labels[rows[:, None], columns]
+    box.of(whole)[:] = rescale_labels(labels, box.height, box.width)
     return whole
 
 

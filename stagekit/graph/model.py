@@ -87,6 +87,10 @@ class Graph:
         """A copy that may be changed; the weights are shared."""
         return self.model.clone()
 
+    def held(self) -> Graph:
+        """The same graph with its weights in memory, so that their files may go away."""
+        return self.with_model(self._inside())
+
     def proto(self) -> onnx.ModelProto:
         """The graph as one protobuf message, weights inside.
 

@@ -30,19 +30,28 @@ class _CallablePackage(ModuleType):
         cuts: Sequence[str] | None = None,
         at: Sequence[Sequence[str]] = (),
         stages: int | None = None,
+        until: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> StagesManifest:
         """Cuts a built-in backbone by name, or an ONNX file, into a ``.stages`` folder.
 
         Args:
             weights, output_stride, cuts: of a built-in backbone, see :func:`partition_backbone`.
-            at, stages: of an ONNX file, see :func:`partition_onnx`.
+            at, stages, until: of an ONNX file, see :func:`partition_onnx`.
+            mean, std: of an ONNX file, R, G and B in units of 0..255; put in front of it, so that it takes images.
             size: (height, width) in pixels.
         """
-        from stagekit.partition.partition import partition_backbone, partition_onnx
+        from stagekit.partition.foreign import partition_onnx
+        from stagekit.partition.from_onnx import normalisation
+        from stagekit.partition.partition import partition_backbone
 
         name = str(model)
         if name.endswith(".onnx"):
-            return partition_onnx(Path(name), Path(output), at=at, stages=stages, size=size)
+            before = normalisation(mean, std)
+            return partition_onnx(
+                Path(name), Path(output), at=at, stages=stages, until=until, size=size, normalisation=before
+            )
         path = None if weights is None else Path(weights)
         return partition_backbone(name, Path(output), weights=path, size=size, output_stride=output_stride, cuts=cuts)
 

@@ -58,7 +58,7 @@ def write_stages(
         VerificationFailed: the written graph does not compute what its source does.
     """
     names = [[t.name for t in b.tensors] for b in boundaries]
-    chain = _ending_at(whole, names[-1])
+    chain = ending_at(whole, names[-1])
     progress(f"cutting into {len(boundaries)} graphs")
     segments = cut(chain, names[:-1])
     stages = dict(zip(stage_names([b.name for b in boundaries]), segments, strict=True))
@@ -108,6 +108,12 @@ def _export_error(path: Path, frame: Frame, expected: Mapping[str, Array]) -> fl
     return worst
 
 
+def agree(given: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
+    """Whether a graph gives what its source gives."""
+    errors = [compare(name, name, given[name], expected[name]) for name in expected]
+    return all(error.finite and error.relative <= EXPORT_TOLERANCE for error in errors)
+
+
 def stage_names(boundaries: Sequence[str]) -> list[str]:
     """A name for each stage, good as a file name on any system: its boundary's if that is one, else its number."""
     names: list[str] = []
@@ -127,7 +133,7 @@ def _described(boundary: Boundary, segment: Graph) -> Boundary:
     return boundary.model_copy(update={"tensors": tensors})
 
 
-def _ending_at(graph: Graph, outputs: Sequence[str]) -> Graph:
+def ending_at(graph: Graph, outputs: Sequence[str]) -> Graph:
     """The graph with these outputs alone."""
     if [s.name for s in graph.outputs] == list(outputs):
         return graph

@@ -27,6 +27,21 @@ class Normalisation:
             raise UsageError(f"mean {self.mean} and std {self.std} must be numbers, std above 0", where="--mean, --std")
 
 
+def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalisation | None:
+    """Both or neither.
+
+    Raises:
+        UsageError: one alone, or not three numbers each.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UsageError("mean and std go together", where="--mean, --std")
+    if len(mean) != 3 or len(std) != 3:
+        raise UsageError("mean and std are three numbers each, for R, G and B", where="--mean, --std")
+    return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
 def image_layout(shape: Sequence[int | str]) -> str:
     """``NHWC`` if the last of four dimensions alone can be that of colours, else ``NCHW``."""
     return "NHWC" if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else "NCHW"

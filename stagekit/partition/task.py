@@ -17,6 +17,7 @@ from stagekit.bundle import (
     writing,
 )
 from stagekit.bundle.manifest import ThroughEntry
+from stagekit.data.geometry import Resize
 from stagekit.graph import Graph
 from stagekit.graph.cost import macs, parameters
 from stagekit.graph.shapes import BATCH, bind
@@ -40,6 +41,7 @@ def write_task(
     backbone: str,
     classes: Sequence[ClassEntry],
     prior: Sequence[float],
+    resize: Resize | None = None,
     metrics: Sequence[Metric] = (),
     through: ThroughEntry | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -52,6 +54,7 @@ def write_task(
         backbone: :func:`stagekit.models.identity.backbone_id` of the network's backbone.
         name: of the task, made fit for a file name.
         prior: M_0, one frequency a class.
+        resize: how an image becomes a frame; as the stages say by default.
         through: the integer stages that it was tuned through, and is bound to.
         provenance: recipe, data and dates, for people.
 
@@ -82,6 +85,7 @@ def write_task(
         prior=tuple(prior),
         prompts=tuple(prompts),
         head=entry,
+        resize=resize,
         weight_file=WEIGHT_FILE,
         metrics=tuple(metrics),
         through=through,

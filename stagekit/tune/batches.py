@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -13,12 +14,37 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from stagekit.data.dataset import Dataset
-from stagekit.data.geometry import Geometry
+from stagekit.data.geometry import Geometry, Resize
 from stagekit.data.images import Pixels
+from stagekit.data.rescale import cover, rescale, rescale_labels
 from stagekit.tune.augment import Augment
 
 MEMORY = 1 << 30
 """Bytes of decoded images and labels that are kept; past it, files are read again each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """An image and its labels to what augmentation draws from.
+
+    Args:
+        size: of the frame, (height, width) in pixels.
+        resize: of the recipe's ``[data]``.
+        windows: will be cut, from the image at the resolution that ``resize`` says; otherwise it becomes a frame.
+    """
+
+    size: tuple[int, int]
+    resize: Resize = "stretch"
+    windows: bool = False
+
+    def __call__(self, image: Pixels, labels: Pixels) -> tuple[Pixels, Pixels]:
+        if not self.windows:
+            geometry = Geometry(*self.size, self.resize)
+            return geometry.apply(image)[0], geometry.apply_to_labels(labels)
+        if self.resize == "crop":
+            scaled = cover((image.shape[0], image.shape[1]), self.size)
+            return rescale(image, *scaled), rescale_labels(labels, *scaled)
+        return image, labels
 
 
 class Images:
@@ -27,11 +53,11 @@ class Images:
     Args:
         dataset: to read from.
         split: whose images.
-        geometry: brings each to the frame first; None leaves them in their own size.
+        fit: is done to each first.
     """
 
-    def __init__(self, dataset: Dataset, split: str, geometry: Geometry | None) -> None:
-        self.dataset, self.geometry = dataset, geometry
+    def __init__(self, dataset: Dataset, split: str, fit: Fit) -> None:
+        self.dataset, self.fit = dataset, fit
         self.stems = dataset.stems(split)
         self._kept: dict[int, tuple[Pixels, Pixels]] = {}
         self._bytes = 0
@@ -42,9 +68,8 @@ class Images:
     def __getitem__(self, position: int) -> tuple[Pixels, Pixels]:
         if position in self._kept:
             return self._kept[position]
-        _, image, labels = self.dataset.read(self.stems[position])
-        if self.geometry is not None:
-            image, labels = self.geometry.apply(image)[0], self.geometry.apply_to_labels(labels)
+        _, *read = self.dataset.read(self.stems[position])
+        image, labels = self.fit(*read)
         if self._bytes + image.nbytes + labels.nbytes <= MEMORY:
             self._bytes += image.nbytes + labels.nbytes
             self._kept[position] = image, labels

@@ -15,18 +15,23 @@ from stagekit.models.prompted import PromptedNetwork, tap
 from stagekit.models.registry import create, find
 from stagekit.models.spm import SPM
 from stagekit.models.weights import find_packaged_weights
+from stagekit.tune.bundled import BundledBackbone
 from stagekit.tune.recipe import BackboneSection, HeadSection, MethodSection, Recipe
 
 Parts = tuple[BoundaryInfo, ...]
 
 
 def create_backbone(section: BackboneSection, method: MethodSection, seed: int) -> Backbone:
-    """The backbone with its weights; with random ones, from the seed, for ``scratch``.
+    """The backbone with its weights, or as its stages hold it; with random weights, from the seed, for ``scratch``.
 
     Raises:
         UsageError: no such architecture, or no installed package carries its weights.
         WeightsError: the weights cannot be read or do not fit.
+        BundleError, GraphError: see :class:`stagekit.tune.bundled.BundledBackbone`.
     """
+    if section.stages is not None:
+        return BundledBackbone(section.stages)
+    assert section.name is not None
     return create(
         section.name,
         size=section.size,
@@ -67,6 +72,7 @@ def create_network(recipe: Recipe, backbone: Backbone, classes: int, prior: Tens
 def _weights(section: BackboneSection) -> Path:
     if section.weights != "packaged":
         return Path(section.weights)
+    assert section.name is not None
     name = find(section.name).name
     found = find_packaged_weights(name)
     if found is None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stagekit.bundle.manifest import Name
+from stagekit.data.geometry import Resize
 from stagekit.models.pdc import PDCMode
 from stagekit.models.spm import Activation, Norm, Prompt
 
@@ -32,21 +33,32 @@ class TaskSection(Section):
 
 
 class BackboneSection(Section):
-    """``[backbone]``: a registered architecture.
+    """``[backbone]``: a registered architecture with its weights, or stages that were cut before.
 
     Attributes:
-        name: or an alias.
+        name: of the architecture, or an alias.
+        stages: instead, a ``.stages`` folder, of any ONNX model too; it says all that the other keys would.
         weights: a file, or ``packaged`` for those that an installed package carries. Unused by ``scratch``.
         size: frame (height, width) in pixels; the architecture's own by default.
         output_stride: input pixels per cell of the last feature; the architecture's own by default.
         cuts: boundaries besides those that are always there; the architecture's own choice by default.
     """
 
-    name: str
+    name: str | None = None
+    stages: Path | None = None
     weights: Literal["packaged"] | Path = "packaged"
     size: tuple[int, int] | None = None
     output_stride: int | None = None
     cuts: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_backbone(self) -> BackboneSection:
+        if (self.name is None) == (self.stages is None):
+            raise ValueError('give either the name of an architecture or stages = "X.stages"')
+        surplus = sorted(self.model_fields_set - {"stages", "name"})
+        if self.stages is not None and surplus:
+            raise ValueError(f"stages that are cut already leave no choice of {', '.join(surplus)}")
+        return self
 
 
 class DataSection(Section):
@@ -58,6 +70,10 @@ class DataSection(Section):
         train: learned from.
         val: chooses the best checkpoint; empty for none (the last one is kept).
         test: scored once, at the end; empty for none.
+        resize: how an image becomes a frame, in training, in scores and wherever the task runs: ``stretch``,
+            ``letterbox`` (its aspect ratio kept, black around it) or ``crop`` (its short side fitted, the long one
+            cut). Windows (``train.augment.crop``, ``evaluate.mode``) are cut from the image at its own resolution
+            with ``stretch``, and from one scaled until it covers a frame with ``crop``.
         note: about scenes and labels, for the manifest.
     """
 
@@ -66,7 +82,18 @@ class DataSection(Section):
     train: str = "train"
     val: str = "val"
     test: str = "test"
+    resize: Resize = "stretch"
     note: str = ""
+
+    @field_validator("resize", mode="before")
+    @classmethod
+    def _one_that_a_bundle_carries(cls, resize: object) -> object:
+        if resize not in get_args(Resize):
+            raise ValueError(
+                f"frames have one size, so {resize!r} cannot be carried by a task: 'letterbox' keeps the aspect ratio "
+                "by padding, 'crop' fits the short side, 'stretch' does neither"
+            )
+        return resize
 
 
 class MethodSection(Section):
@@ -135,7 +162,8 @@ class AugmentSection(Section):
         rotate: largest angle in radians, either way.
         scale: smallest and largest factor of size.
         brightness: largest relative change of brightness; each channel gets the same.
-        crop: cut frames from the image at its own resolution; otherwise the whole image is stretched to the frame.
+        crop: cut windows from the image, at the resolution that ``data.resize`` says; otherwise the image becomes
+            a frame first.
     """
 
     flip: bool = False
@@ -241,7 +269,8 @@ class EvaluateSection(Section):
     """``[evaluate]``: how an image is predicted.
 
     Attributes:
-        mode: ``whole`` stretches the image to the frame; ``slide`` moves a window of the frame's size over it.
+        mode: ``whole`` predicts one frame, as a deployment does; ``slide`` moves a window of the frame's size over
+            the image, at the resolution that ``data.resize`` says.
         stride: (vertical, horizontal) steps of the window in pixels; two thirds of the frame by default.
     """
 
@@ -262,16 +291,45 @@ class Recipe(Section):
     through: ThroughSection = ThroughSection()
 
     @model_validator(mode="after")
+    def _stages_stay_frozen(self) -> Recipe:
+        if self.backbone.stages is not None and not self.method.frozen:
+            raise ValueError(
+                "backbone.stages: stages stay as they are; use method spm or head, or name an architecture"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _through_frozen_stages(self) -> Recipe:
         if self.through.record is not None and not self.method.frozen:
             raise ValueError("through.record: a backbone that learns has no calibrated stages; use method spm or head")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_of_more_than_a_frame(self) -> Recipe:
+        windows = [
+            name
+            for name, used in (
+                ("train.augment.crop", self.train.augment.crop),
+                ("evaluate.mode = 'slide'", self.evaluate.mode == "slide"),
+            )
+            if used
+        ]
+        if self.data.resize == "letterbox" and windows:
+            raise ValueError(
+                f"data.resize: a letterbox shows the whole image in one frame, which leaves {' and '.join(windows)} "
+                "no windows to cut; use 'crop' (short side fitted) or 'stretch' (own resolution)"
+            )
         return self
 
     def portable(self) -> dict[str, Any]:
         """All choices as JSON, with files by name alone: what a manifest may say."""
         stated = self.model_dump(mode="json")
         stated["data"]["folder"] = self.data.folder.name
-        stated["backbone"]["weights"] = Path(self.backbone.weights).name
+        if self.backbone.stages is None:
+            stated["backbone"]["weights"] = Path(self.backbone.weights).name
+            del stated["backbone"]["stages"]
+        else:
+            stated["backbone"] = {"stages": self.backbone.stages.name}
         if self.through.record is None:
             del stated["through"]
         else:

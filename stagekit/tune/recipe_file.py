@@ -14,7 +14,13 @@ from pydantic import ValidationError
 from stagekit.errors import UsageError
 from stagekit.tune.recipe import Recipe, Section
 
-_PATHS = (("data", "folder"), ("backbone", "weights"), ("through", "record"), ("through", "stages"))
+_PATHS = (
+    ("data", "folder"),
+    ("backbone", "weights"),
+    ("backbone", "stages"),
+    ("through", "record"),
+    ("through", "stages"),
+)
 """Keys whose values are relative to the recipe's file."""
 
 

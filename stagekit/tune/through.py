@@ -23,7 +23,6 @@ from stagekit.errors import BundleError, UsageError
 from stagekit.graph import Graph
 from stagekit.graph.spec import Quantization
 from stagekit.models.backbone import Backbone
-from stagekit.models.identity import backbone_id
 from stagekit.models.prompted import PromptedNetwork, PromptedOutput
 from stagekit.models.spm import SPMOutput
 from stagekit.partition.partition import partition_module
@@ -33,6 +32,7 @@ from stagekit.quant.record import Calibration, load
 from stagekit.quant.scheme import QuantScheme, scheme_of
 from stagekit.quant.stages import quantise_stages
 from stagekit.target import Progress, load_profile, silent
+from stagekit.tune.bundled import BundledBackbone, identity
 from stagekit.tune.graph_module import GraphModule
 from stagekit.tune.operators import dequantise, quantise
 from stagekit.tune.recipe import ThroughSection
@@ -190,7 +190,8 @@ def frozen_stages(backbone: Backbone, section: ThroughSection, last: int, progre
     progress("quantising the stages")
     quantised = {name: quantise_stages(stages, record, scheme) for name, scheme in schemes.items()}
     first = quantised[section.profiles[0]]
-    edges = [first.edges.get(graph.outputs[0].name) for _, graph in stages]
+    count = len(backbone.segments)
+    edges = [first.edges.get(graph.outputs[0].name) for _, graph in stages[:count]]
     entry = ThroughEntry(
         record=record.name,
         stages={
@@ -199,8 +200,8 @@ def frozen_stages(backbone: Backbone, section: ThroughSection, last: int, progre
         },
     )
     return FrozenStages(
-        graphs=first.graphs if section.simulate else tuple(graph for _, graph in stages),
-        quantised=first.graphs,
+        graphs=first.graphs[:count] if section.simulate else tuple(graph for _, graph in stages[:count]),
+        quantised=first.graphs[:count],
         edges=tuple(None if edge is None else Edge.of(*edge) for edge in edges),
         simulate=section.simulate,
         entry=entry if section.simulate else None,
@@ -217,32 +218,32 @@ def _stages(
     backbone: Backbone, section: ThroughSection, record: Calibration, progress: Progress
 ) -> list[tuple[str, Graph]]:
     """(name, graph) of the stages that the record is for, equalised where it is."""
+    bundled = backbone if isinstance(backbone, BundledBackbone) else None
+    if bundled is not None and not bundled.everywhere:
+        raise UsageError(
+            "some of the stages end where no single feature map crosses; there is no tuning through those",
+            where=bundled.folder,
+            remedy="cut the model at single feature maps alone, or tune without a record",
+        )
     with tempfile.TemporaryDirectory() as folder:
-        path = section.stages or Path(folder) / "exported.stages"
-        if section.stages is None:
+        named = section.stages or (bundled.folder if bundled else None)
+        path = named or Path(folder) / "exported.stages"
+        if named is None:
             manifest = partition_module(backbone, path, weights="as tuned", progress=progress)
         else:
             manifest = read_manifest(path, StagesManifest)
             _check_same(backbone, manifest, path)
         record.check_stages(manifest, section.record or path)
         # Weights are mapped from their files, so what lies in a folder that goes away is read now.
-        graphs = [(entry.name, _held(read_graph(path, entry))) for entry in manifest.stages]
+        graphs = [(entry.name, read_graph(path, entry).held()) for entry in manifest.stages]
     return [(name, equalise(graph) if record.equalised else graph) for name, graph in graphs]
 
 
-def _held(graph: Graph) -> Graph:
-    from stagekit.graph.model import bring_inside
-
-    model = graph.edit()
-    bring_inside(model)
-    return replace(graph, model=model)
-
-
 def _check_same(backbone: Backbone, manifest: StagesManifest, path: Path) -> None:
-    identity = backbone_id(backbone)
-    if manifest.backbone.id != identity:
+    wanted = identity(backbone)
+    if manifest.backbone.id != wanted:
         raise BundleError(
-            f"these stages are of the backbone {manifest.backbone.id[:16]}, the recipe's is {identity[:16]}",
+            f"these stages are of the backbone {manifest.backbone.id[:16]}, the recipe's is {wanted[:16]}",
             where=path,
             remedy="partition the recipe's backbone, or name its stages in through.stages",
         )

@@ -13,18 +13,17 @@ from torch import Tensor
 
 from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest, ThroughEntry
 from stagekit.data.dataset import Dataset
-from stagekit.data.geometry import Geometry
 from stagekit.data.layouts import open_dataset
 from stagekit.errors import VerificationFailed
 from stagekit.models.backbone import Backbone
 from stagekit.models.counts import parameters
-from stagekit.models.identity import backbone_id
 from stagekit.models.prompted import PromptedNetwork
 from stagekit.partition.partition import partition_module
 from stagekit.partition.task import write_task
 from stagekit.target import Progress, silent
 from stagekit.tune.augment import Augment
-from stagekit.tune.batches import Batches, Images, load
+from stagekit.tune.batches import Batches, Fit, Images, load
+from stagekit.tune.bundled import identity
 from stagekit.tune.checkpoint import Progressed
 from stagekit.tune.features import cache_features, variants_to_cache
 from stagekit.tune.loop import Input, Source, Watch, learn
@@ -72,7 +71,7 @@ def tune(
     progress("building the network")
     if backbone is None:
         backbone = create_backbone(recipe.backbone, recipe.method, recipe.train.seed)
-    before = backbone_id(backbone)
+    before = identity(backbone)
     network = create_network(recipe, backbone, len(frequencies), torch.from_numpy(frequencies).float())
     stages = None
     learner = network
@@ -82,7 +81,7 @@ def tune(
     at = train(learner, recipe, dataset, frequencies, output.with_suffix(".tuning"), resume, progress, watch)
     learner.cpu()
     network.cpu().requires_grad_(False)
-    after = backbone_id(backbone)
+    after = identity(backbone)
     if recipe.method.frozen and after != before:
         raise VerificationFailed(
             f"the frozen backbone changed while tuning: its id was {before[:16]}, now it is {after[:16]}",
@@ -106,7 +105,7 @@ def train(
     """Tunes the network in place on the recipe's device and data; see :func:`stagekit.tune.loop.learn`."""
     device = _device(recipe.train.device)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    predict = predictor(network, recipe.evaluate)
+    predict = predictor(network, recipe)
     weights = class_weights(recipe.train.class_weights, torch.from_numpy(frequencies).float())
 
     def miou() -> float:
@@ -131,8 +130,7 @@ def create_source(
 ) -> Source:
     """Batches of the training split: frames, or cached features where the recipe allows them."""
     options, size = recipe.train, network.backbone.size
-    geometry = None if options.augment.crop else Geometry(*size)
-    images = Images(dataset, recipe.data.train, geometry)
+    images = Images(dataset, recipe.data.train, Fit(size, recipe.data.resize, options.augment.crop))
     red, green, blue = (round(level) for level in network.backbone.preprocessing.mean)
     augment = Augment(options.augment, size, (red, green, blue))
     variants = variants_to_cache(options, recipe.method.frozen)
@@ -160,7 +158,7 @@ def final_scores(
     network: PromptedNetwork, recipe: Recipe, dataset: Dataset, progress: Progress = silent
 ) -> tuple[Metric, ...]:
     """Metrics of the tuned network on ``val`` and, this once, on ``test``."""
-    predict = predictor(network, recipe.evaluate)
+    predict = predictor(network, recipe)
     found: tuple[Metric, ...] = ()
     for split in (recipe.data.test, recipe.data.val):
         if split:
@@ -198,6 +196,7 @@ def _write(
         backbone=identity,
         classes=[ClassEntry(name=n, color=c) for n, c in zip(classes.names, classes.palette, strict=True)],
         prior=[float(share) for share in frequencies],
+        resize=recipe.data.resize,
         metrics=scores,
         through=through,
         provenance={

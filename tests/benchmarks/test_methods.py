@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from methods_plan import ABLATIONS, GRIDS, LITE, VIT, Cell, plan, recipe
-from methods_report import gap_closed, render, summary
+from methods_report import TABLES, difference, gap_closed, render, summary
 
 
 def test_every_method_chooses_from_as_many_rates() -> None:
@@ -49,13 +49,30 @@ def test_seeds_and_ablations_take_the_rates_that_seed_0_of_the_headline_chose() 
 
 
 def test_gap_closed_is_left_out_where_the_gap_is_noise() -> None:
-    assert gap_closed(0.30, 0.45, 0.50) == pytest.approx(0.75)
-    assert gap_closed(0.30, 0.45, 0.319) is None
+    assert gap_closed([0.30], [0.45], [0.50]) == pytest.approx(0.75)
+    assert gap_closed([0.30], [0.45], [0.319]) is None
+    assert gap_closed([0.29, 0.31], [0.45], [0.49, 0.51]) == pytest.approx(0.75)
+    assert gap_closed([0.20, 0.40], [0.45], [0.33, 0.37]) is None  # 5 points, of which the error is 10
 
 
 def test_a_mean_of_several_seeds_has_its_standard_error() -> None:
     assert summary([0.5]) == "50.0"
     assert summary([0.4, 0.5, 0.6]) == "50.0 ± 5.8"  # 10 / sqrt(3)
+
+
+def test_a_difference_of_means_has_its_standard_error_and_both_numbers() -> None:
+    assert difference([0.5], [0.4, 0.3]) == "+15.0"
+    assert difference([0.4, 0.5, 0.6], [0.3, 0.4]) == "+15.0 ± 7.6 (3, 2)"  # 100 / 3 + 50 / 2, its root
+    assert difference([0.4], []) == "-"
+
+
+def test_ablations_are_compared_with_the_same_seeds() -> None:
+    row = {"task": "brain", "backbone": VIT, "method": "spm", "val_miou": 0.5, "parameters": 1000, "macs_share": 0.1}
+    row |= {"recipe": {"method": {"prompts": ["stem"]}}}
+    rows = [row | {"setting": "headline", "seed": seed, "miou": 0.5 + seed / 100} for seed in range(3)]
+    rows += [row | {"setting": "prompts-1", "seed": seed, "miou": 0.48 + seed / 100} for seed in (1, 2)]
+    (line,) = (line for line in TABLES["ablations"](rows).splitlines() if line.startswith("| prompts-1"))
+    assert line.split(" | ")[2:5] == ["49.5 ± 0.5", "-2.0 ± 0.0", "2"]
 
 
 def test_rendering_replaces_tables_and_nothing_else(tmp_path: Path) -> None:
@@ -71,7 +88,7 @@ def test_rendering_replaces_tables_and_nothing_else(tmp_path: Path) -> None:
     first = page.read_text(encoding="utf-8")
     assert first.startswith("before\n<!-- table gaps -->\n")
     assert first.endswith("<!-- end -->\nafter\n")
-    assert "| brain | ViT-S/14 | +30.0 | +40.0 | 75 % |" in first
+    assert "| brain | ViT-S/14 | +30.0 | - | +40.0 | 75 % |" in first
     assert "old" not in first
     render(tmp_path, page)
     assert page.read_text(encoding="utf-8") == first

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
+import stagekit
 from stagekit.bundle import StagesManifest, read_manifest
 from stagekit.errors import BundleError, GraphError, UsageError, VerificationFailed
+from stagekit.graph import load as read
+from stagekit.partition.foreign import partition_onnx, places
 from stagekit.partition.from_onnx import Normalisation
-from stagekit.partition.partition import partition_onnx, places
 from stagekit.partition.verify import BoundaryError, compare, run_file, verify
 
 Save = Callable[..., Path]
@@ -49,6 +51,49 @@ def test_the_chain_computes_what_the_file_does(model: Path, tmp_path: Path, cuts
     assert all(e.ok for e in verify(out, progress=silent))
     assert facts.frame.spec.shape == ("batch", 3, *SIZE)
     assert facts.frame.spec.layout == "NCHW"
+
+
+def test_a_chain_may_end_before_the_file_does(model: Path, tmp_path: Path) -> None:
+    facts = partition_onnx(model, tmp_path / "o.stages", at=[["e"]], until="f", size=SIZE)
+    assert [s.boundary.name for s in facts.stages] == ["e", "f"]
+    assert [c.tensor for c in places(model, SIZE, "f")[0]] == ["a", "b", "d", "e"]
+    images = np.random.default_rng(0).normal(size=(2, 3, *SIZE)).astype(np.float32)
+    proto = onnx.load(model)
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info("f"))
+    onnx.save(proto, tmp_path / "with_f.onnx")
+    np.testing.assert_allclose(
+        chain(tmp_path / "o.stages", images), run_file(tmp_path / "with_f.onnx", [images])["f"], rtol=1e-4, atol=1e-6
+    )
+    assert partition_onnx(model, tmp_path / "p.stages", at=[["e"]], size=SIZE).backbone.id != facts.backbone.id
+    with pytest.raises(GraphError, match="no tensor is called 'ff'; did you mean 'f'"):
+        partition_onnx(model, tmp_path / "q.stages", at=[["e"]], until="ff", size=SIZE)
+
+
+def test_the_function_of_the_package_puts_normalisation_in_front(model: Path, tmp_path: Path) -> None:
+    facts = stagekit.partition(model, tmp_path / "o.stages", stages=2, size=SIZE, mean=(1, 2, 3), std=(4, 5, 6))
+    assert facts.backbone.preprocessing == {"mean": (1, 2, 3), "std": (4, 5, 6)}
+    assert facts.frame.spec.dtype == "uint8"
+    with pytest.raises(UsageError, match="go together"):
+        stagekit.partition(model, tmp_path / "p.stages", stages=2, size=SIZE, mean=(1, 2, 3))
+
+
+def test_an_old_file_becomes_stages_in_a_newer_opset(save_onnx: Save, tmp_path: Path) -> None:
+    old = save_onnx(tmp_path / "old.onnx", opset=12)
+    partition_onnx(old, tmp_path / "o.stages", stages=2, size=SIZE)
+    assert {read(path).model.opset_imports[""] for path in (tmp_path / "o.stages").glob("*.onnx")} == {18}
+    images = np.random.default_rng(0).normal(size=(2, 3, *SIZE)).astype(np.float32)
+    np.testing.assert_allclose(chain(tmp_path / "o.stages", images), run_file(old, [images])["scores"], rtol=1e-4)
+
+
+def test_a_conversion_that_computes_something_else_is_not_used(
+    save_onnx: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = save_onnx(tmp_path / "old.onnx", opset=12)
+    wrong = save_onnx(tmp_path / "wrong.onnx", w3=np.ones((4, 5), np.float32))
+    monkeypatch.setattr("stagekit.partition.foreign.modernised", lambda _: read(wrong))
+    partition_onnx(old, tmp_path / "o.stages", stages=2, size=SIZE)
+    images = np.random.default_rng(0).normal(size=(2, 3, *SIZE)).astype(np.float32)
+    np.testing.assert_allclose(chain(tmp_path / "o.stages", images), run_file(old, [images])["scores"], rtol=1e-4)
 
 
 def test_named_tensors_become_the_boundaries(model: Path, tmp_path: Path) -> None:
@@ -234,14 +279,14 @@ def test_external_weights_and_a_label_map_as_output(save_onnx: Save, tmp_path: P
 def test_a_simplified_graph_that_computes_something_else_is_not_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stagekit.partition import partition
+    from stagekit.partition import foreign
 
-    true_run = partition.run_graph
+    true_run = foreign.run_graph
 
     def wrong(*args: Any) -> dict[str, np.ndarray[Any, Any]]:
         return {name: value * 1.001 for name, value in true_run(*args).items()}
 
-    monkeypatch.setattr(partition, "run_graph", wrong)
+    monkeypatch.setattr(foreign, "run_graph", wrong)
     with pytest.raises(VerificationFailed, match="differs from its source"):
         partition_onnx(model, tmp_path / "o.stages", stages=2, size=SIZE)
     assert [p.name for p in tmp_path.iterdir()] == [model.name]

@@ -12,7 +12,7 @@ import pytest
 
 from stagekit.bundle import StagesManifest, read_manifest
 from stagekit.models.weights import find_packaged_weights
-from stagekit.partition.partition import partition_onnx
+from stagekit.partition.foreign import partition_onnx
 from stagekit.partition.verify import TOLERANCE, verify
 
 pytestmark = pytest.mark.slow

@@ -7,13 +7,16 @@ import os
 import signal
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stagekit.data.folder import Folder
-from stagekit.data.geometry import Geometry
+from stagekit.data.geometry import Resize
+from stagekit.data.images import Pixels
 from stagekit.tune.augment import Augment
-from stagekit.tune.batches import Batches, Images, Order, load
+from stagekit.tune.batches import Batches, Fit, Images, Order, load
 from stagekit.tune.recipe import AugmentSection
 
 RANDOM = AugmentSection(flip=True, rotate=0.3, scale=(0.8, 1.2), brightness=0.2)
@@ -21,7 +24,7 @@ RANDOM = AugmentSection(flip=True, rotate=0.3, scale=(0.8, 1.2), brightness=0.2)
 
 @pytest.fixture
 def batches(folder: Folder) -> Batches:
-    images = Images(folder, "train", Geometry(24, 32))
+    images = Images(folder, "train", Fit((24, 32)))
     return Batches(images, Augment(RANDOM, (24, 32), (127, 127, 127)), 3, seed=5)
 
 
@@ -32,6 +35,28 @@ def test_every_image_comes_once_an_epoch_in_a_new_order() -> None:
     assert all(Counter(epoch) == Counter(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert Order(8, 3, seed=1).places(0) != order.places(0)
+
+
+def test_images_are_fitted_as_the_recipe_says(folder: Folder) -> None:
+    """36 x 44 into 24 x 32, by Pillow: stretched; 29 columns between bars; 26 rows of which the middle 24 remain."""
+    image, labels = folder.read("image00")[1:]
+
+    def resized(pixels: Pixels, height: int, width: int) -> Pixels:
+        how = Image.Resampling.BILINEAR if pixels.ndim == 3 else Image.Resampling.NEAREST
+        return np.asarray(Image.fromarray(pixels).resize((width, height), how))
+
+    def first(resize: Resize, *, windows: bool = False) -> tuple[Pixels, Pixels]:
+        return Images(folder, "train", Fit((24, 32), resize, windows))[0]
+
+    for index, pixels in enumerate((image, labels)):
+        bars = 0 if index == 0 else 255
+        assert np.array_equal(first("stretch")[index], resized(pixels, 24, 32))
+        letterbox = first("letterbox")[index]
+        assert np.array_equal(letterbox[:, 1:30], resized(pixels, 24, 29))
+        assert (letterbox[:, [0, 30, 31]] == bars).all()
+        assert np.array_equal(first("crop")[index], resized(pixels[1:34], 24, 32))
+        assert np.array_equal(first("stretch", windows=True)[index], pixels)
+        assert np.array_equal(first("crop", windows=True)[index], resized(pixels, 26, 32))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

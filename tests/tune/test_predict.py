@@ -8,16 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from stagekit.data.folder import Folder
-from stagekit.data.geometry import Geometry
+from stagekit.data.geometry import Geometry, Resize
 from stagekit.data.images import Pixels
+from stagekit.data.sliding import window_starts
 from stagekit.models.backbone import Backbone
 from stagekit.models.prompted import PromptedNetwork
 from stagekit.tune.network import create_network
-from stagekit.tune.predict import predictor, sliding_window, whole_image, window_starts
-from stagekit.tune.recipe import EvaluateSection, Recipe
+from stagekit.tune.predict import predictor, whole_image, windows
+from stagekit.tune.recipe import Recipe
 from stagekit.tune.score import metrics, score
 
 
@@ -36,11 +38,12 @@ def logits(network: PromptedNetwork, frames: Pixels) -> torch.Tensor:
     return F.interpolate(output, size=frames.shape[1:3], mode="bilinear")
 
 
-def test_whole_images_are_predicted_through_the_frame(network: PromptedNetwork) -> None:
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
+def test_whole_images_are_predicted_through_the_frame(network: PromptedNetwork, resize: Resize) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 61, 3)).astype(np.uint8)
-    frame, placement = Geometry(24, 32).apply(image)
+    frame, placement = Geometry(24, 32, resize).apply(image)
     expected = logits(network, frame[None]).argmax(1)[0].numpy().astype(np.uint8)
-    labels = whole_image(network)(image)
+    labels = whole_image(network, resize)(image)
     assert labels.shape == (50, 61)
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, placement.labels_to_image(expected))
@@ -70,8 +73,21 @@ def test_windows_average_where_they_overlap(network: PromptedNetwork) -> None:
             count[y1:y2, x1:x2] += 1
     assert (count > 0).all()
     expected = (total / count).argmax(0).numpy()
-    labels = sliding_window(network, (16, 20))(image)
+    labels = windows(network, (16, 20))(image)
     assert (labels == expected).mean() > 0.999  # windows run in batches, whose rounding differs
+
+
+def test_windows_over_a_fitted_short_side_are_labelled_in_the_images_own_size(network: PromptedNetwork) -> None:
+    """MMSegmentation's order: keep-ratio resize, windows, logits to the original size, arg max."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 100, 3)).astype(np.uint8)
+    shown = np.asarray(Image.fromarray(image).resize((40, 24), Image.Resampling.BILINEAR))
+    left, right = (logits(network, shown[None, :, start : start + 32])[0] for start in (0, 8))
+    mean = F.pad(left, (0, 8)) + F.pad(right, (8, 0))
+    mean[:, :, 8:32] /= 2
+    expected = F.interpolate(mean[None], size=(60, 100), mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+    labels = windows(network, (24, 8), covers=True)(image)
+    assert (labels == expected).mean() > 0.995  # logits are resampled in another order of additions
+    assert not np.array_equal(labels, whole_image(network, "crop")(image))
 
 
 @pytest.mark.parametrize(
@@ -84,14 +100,24 @@ def test_windows_cover_a_side_and_end_at_its_border(length: int, window: int, st
 
 def test_an_image_smaller_than_the_window_is_padded(network: PromptedNetwork) -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 40, 3)).astype(np.uint8)
-    assert sliding_window(network, (16, 20))(image).shape == (20, 40)
+    assert windows(network, (16, 20))(image).shape == (20, 40)
 
 
-def test_one_window_of_the_images_size_is_the_whole_image(network: PromptedNetwork) -> None:
+def test_one_window_of_the_images_size_is_the_whole_image(
+    network: PromptedNetwork, recipe: Callable[..., Recipe]
+) -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
-    slide = predictor(network, EvaluateSection(mode="slide"))
-    whole = predictor(network, EvaluateSection())
+    slide = predictor(network, recipe(evaluate={"mode": "slide"}))
+    whole = predictor(network, recipe())
     assert np.array_equal(slide(image), whole(image))
+
+
+def test_a_recipe_says_how_images_become_frames(network: PromptedNetwork, recipe: Callable[..., Recipe]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 100, 3)).astype(np.uint8)
+    letterbox = predictor(network, recipe(data={"resize": "letterbox"}))
+    assert np.array_equal(letterbox(image), whole_image(network, "letterbox")(image))
+    covering = predictor(network, recipe(data={"resize": "crop"}, evaluate={"mode": "slide", "stride": [24, 8]}))
+    assert np.array_equal(covering(image), windows(network, (24, 8), covers=True)(image))
 
 
 def test_scores_are_those_of_torchmetrics(network: PromptedNetwork, folder: Folder) -> None:

@@ -9,7 +9,7 @@ import pytest
 from stagekit.errors import UsageError
 from stagekit.tune.recipe_file import parse_recipe, read_recipe
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.toml"))
 MINIMAL = """
 [task]
 name = "water"
@@ -66,6 +66,12 @@ def test_all_problems_are_listed_with_the_nearest_known_key(file: Path) -> None:
         ({"train": {"augment": {"scale": [1.2, 0.8]}}}, "smallest, largest"),
         ({"train": {"cache": 0}}, "number of variants"),
         ({"task": {"name": "../water"}}, "task.name"),
+        ({"data": {"folder": "water", "resize": "keep-ratio"}}, "cannot be carried by a task"),
+        (
+            {"data": {"folder": "water", "resize": "letterbox"}, "train": {"augment": {"crop": True}}},
+            "leaves train.augment.crop no windows",
+        ),
+        ({"data": {"folder": "water", "resize": "letterbox"}, "evaluate": {"mode": "slide"}}, "no windows to cut"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:

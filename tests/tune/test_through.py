@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from stagekit_calib.chain import OrtGraph, open_chain
 from stagekit_calib.readers import from_path
 from stagekit_calib.run import calibrate
 
 from stagekit.bundle import StagesManifest, TaskManifest, read_graph, read_manifest
 from stagekit.data.folder import Folder
-from stagekit.errors import BundleError, GraphError, UsageError
-from stagekit.graph.model import from_proto
+from stagekit.errors import BundleError, UsageError
 from stagekit.models.backbone import Backbone
 from stagekit.partition.partition import partition_module
 from stagekit.quant.record import load, save
@@ -96,122 +93,6 @@ def test_an_integer_graph_computes_what_onnx_runtime_computes_but_for_ties(
 def power_of_two() -> Any:
     scheme = scheme_of(load_profile("trt-int8"))
     return replace(scheme, activation=replace(scheme.activation, grid="power_of_two"), per_channel=False)
-
-
-def operators_of_a_transformer() -> Any:
-    """LayerNorm, attention with Split and Softmax, GELU with Erf, Gemm, Pad, Slice: each as exporters write it."""
-    rng = np.random.default_rng(0)
-    weights: dict[str, Any] = {
-        "gain": rng.normal(size=8),
-        "offset": rng.normal(size=8),
-        "qkv": rng.normal(size=(8, 24)) / 3,
-        "fc": rng.normal(size=(8, 8)),
-        "bias": rng.normal(size=8),
-        "root": np.array(1.4142135),
-        "one": np.array(1.0),
-        "half": np.array(0.5),
-    }
-    integers = {"pads": [0, 1, 0, 0, 0, 0], "flat": [-1, 8], "back": [-1, 5, 8], "from": [1], "to": [5], "axis": [1]}
-    n = helper.make_node
-    nodes = [
-        n("Pad", ["x", "pads"], ["padded"]),
-        n("LayerNormalization", ["padded", "gain", "offset"], ["normal"], axis=-1, epsilon=1e-6),
-        n("MatMul", ["normal", "qkv"], ["mixed"]),
-        n("Split", ["mixed"], ["q", "k", "v"], axis=2, num_outputs=3),
-        n("Transpose", ["k"], ["turned"], perm=[0, 2, 1]),
-        n("MatMul", ["q", "turned"], ["scores"]),
-        n("Softmax", ["scores"], ["shares"], axis=-1),
-        n("MatMul", ["shares", "v"], ["attended"]),
-        n("Reshape", ["attended", "flat"], ["rows"]),
-        n("Gemm", ["rows", "fc", "bias"], ["projected"], transB=1),
-        n("Reshape", ["projected", "back"], ["tokens"]),
-        n("Div", ["tokens", "root"], ["scaled"]),
-        n("Erf", ["scaled"], ["curved"]),
-        n("Add", ["curved", "one"], ["raised"]),
-        n("Mul", ["raised", "half"], ["gate"]),
-        n("Mul", ["tokens", "gate"], ["active"]),
-        n("Add", ["active", "padded"], ["sum"]),
-        n("Slice", ["sum", "from", "to", "axis"], ["patches"]),
-        n("Concat", ["patches", "sum"], ["y"], axis=1),
-    ]
-    constants = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items()]
-    constants += [numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in integers.items()]
-    edges = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("x", [2, 4, 8]), ("y", [2, 9, 8]))
-    ]
-    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return from_proto(onnx.shape_inference.infer_shapes(model), "test")
-
-
-def test_the_operators_of_a_transformer_agree_with_onnx_runtime() -> None:
-    graph = operators_of_a_transformer()
-    value = np.random.default_rng(1).normal(size=(2, 4, 8)).astype(np.float32)
-    (expected,), _ = OrtGraph(graph).run([value])
-    (found,) = GraphModule(graph)(torch.from_numpy(value))
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-
-
-IMAGE, ROWS = [2, 6, 9, 8], [2, 5, 4]
-
-
-@pytest.mark.parametrize(
-    ("operator", "shape", "attributes", "constants"),
-    [
-        ("AveragePool", IMAGE, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}, []),
-        ("AveragePool", IMAGE, {"kernel_shape": [2, 2], "count_include_pad": 1, "pads": [1, 1, 1, 1]}, []),
-        ("Clip", IMAGE, {}, [np.float32(-0.5), np.float32(0.7)]),
-        ("Conv", IMAGE, {"group": 3, "pads": [0, 1, 1, 2], "strides": [2, 1]}, [np.ones((6, 2, 3, 3), np.float32)]),
-        ("Conv", ROWS, {"dilations": [2], "pads": [1, 1]}, [np.ones((3, 5, 2), np.float32)]),
-        ("Flatten", ROWS, {"axis": 2}, []),
-        ("GlobalAveragePool", IMAGE, {}, []),
-        ("Identity", ROWS, {}, []),
-        ("LayerNormalization", ROWS, {"axis": -1}, [np.arange(4, dtype=np.float32)]),
-        ("MaxPool", IMAGE, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}, []),
-        ("MaxPool", IMAGE, {"kernel_shape": [3, 2], "pads": [0, 0, 1, 1], "ceil_mode": 0}, []),
-        ("Min", ROWS, {}, [np.zeros((1, 5, 1), np.float32)]),
-        ("Pow", ROWS, {}, [np.float32(2)]),
-        ("ReduceMean", ROWS, {"keepdims": 0}, [np.array([1], np.int64)]),
-        ("ReduceMean", ROWS, {}, [np.array([-1], np.int64)]),
-        ("Relu", ROWS, {}, []),
-        ("Reshape", ROWS, {}, [np.array([0, 2, -1], np.int64)]),
-        ("Sigmoid", ROWS, {}, []),
-        ("Slice", ROWS, {}, [np.array(v, np.int64) for v in ([0, 1], [9, 4], [1, 2], [2, 1])]),
-        ("Softmax", ROWS, {"axis": 1}, []),
-        ("Split", ROWS, {"axis": 1}, [np.array([2, 3], np.int64)]),
-        ("Squeeze", [2, 1, 3], {}, [np.array([1], np.int64)]),
-        ("Sub", ROWS, {}, [np.ones(4, np.float32)]),
-        ("Tanh", ROWS, {}, []),
-        ("Transpose", ROWS, {}, []),
-        ("Unsqueeze", ROWS, {}, [np.array([0, -1], np.int64)]),
-    ],
-)
-def test_an_operator_agrees_with_onnx_runtime(
-    operator: str, shape: list[int], attributes: dict[str, Any], constants: list[Any]
-) -> None:
-    results = ["y", "z"] if operator == "Split" else ["y"]
-    names = [f"c{i}" for i in range(len(constants))]
-    node = helper.make_node(operator, ["x", *names], results, **attributes)
-    held = [numpy_helper.from_array(np.asarray(c), n) for c, n in zip(constants, names, strict=True)]
-    edges = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
-    found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in results]
-    model = helper.make_model(
-        helper.make_graph([node], "g", edges, found, held), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    )
-    graph = from_proto(onnx.shape_inference.infer_shapes(model), "test")
-    value = np.random.default_rng(2).normal(size=shape).astype(np.float32)
-    expected, _ = OrtGraph(graph).run([value])
-    for one, other in zip(GraphModule(graph)(torch.from_numpy(value)), expected, strict=True):
-        np.testing.assert_allclose(one.numpy(), other, atol=1e-5)
-
-
-def test_an_operator_that_is_not_known_is_named() -> None:
-    edges = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
-    graph = helper.make_graph([helper.make_node("Sinh", ["x"], ["y"], name="odd")], "g", edges[:1], edges[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    with pytest.raises(GraphError, match="Sinh odd cannot be simulated"):
-        GraphModule(from_proto(model, "test"))
 
 
 def test_gradients_pass_straight_through_rounding_and_stop_at_the_last_level() -> None:

@@ -24,11 +24,12 @@ def test_a_task_names_its_backbone_what_it_learned_and_how_well(
 ) -> None:
     output = tmp_path / "out" / "rectangles.task"
     steps: list[int] = []
-    chosen = recipe(method={"prompts": ["stage3"], "widths": [8]}, head={"reads": ["stage3"]})
+    chosen = recipe(data={"resize": "crop"}, method={"prompts": ["stage3"], "widths": [8]}, head={"reads": ["stage3"]})
     tune(chosen, output, backbone=new_backbone(), watch=lambda status: steps.append(status.step))
     manifest = read_manifest(output, TaskManifest)
     assert manifest.backbone == backbone_id(new_backbone())
     assert [c.name for c in manifest.classes] == ["ground", "red", "green"]
+    assert manifest.resize == "crop"
     assert manifest.prior == pytest.approx(folder.class_frequencies("train").tolist())
     assert [prompt.boundary for prompt in manifest.prompts] == ["stage3"]
     for entry in (*manifest.prompts, manifest.head):
