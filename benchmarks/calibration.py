@@ -5,7 +5,7 @@ drop (points), integer_share (of the frozen stages' MACs), calibration_seconds. 
 split, in percent, in the images' own size; ranges come from its train split.
 
     python benchmarks/calibration.py --case lite0.stages landcover.task data/landcover --json out.json
-    python benchmarks/calibration.py --case ... --new-task sea.task data/sea        # a task added later
+    python benchmarks/calibration.py --case ... --record x.calib      # made with `stagekit calibrate --analyze`
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import click
 from stagekit_calib.chain import Chain, open_chain
 from stagekit_calib.readers import from_path
-from stagekit_calib.run import calibrate, extend
+from stagekit_calib.run import calibrate
 
 from stagekit.build.compile import compile
 from stagekit.bundle import TaskManifest, read_manifest
@@ -29,7 +30,7 @@ from stagekit.cpu import instruction_sets
 from stagekit.data.folder import Folder
 from stagekit.data.metrics import Confusion
 from stagekit.quant.ranges import METHODS
-from stagekit.quant.record import Audit, Calibration, load, save, task_binding
+from stagekit.quant.record import Calibration, load, save
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
 from stagekit.session import Session
@@ -43,47 +44,66 @@ METHODS_SHOWN = [*(m for m in METHODS), "percentile:99.9"]
 
 @click.command()
 @click.option("--case", "cases", type=(PATH, PATH, PATH), multiple=True, required=True, help="STAGES TASK DATA")
-@click.option("--new-task", type=(PATH, PATH), help="TASK DATA added to the first case's record later.")
 @click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
 @click.option("--method", "methods", multiple=True, default=METHODS_SHOWN, show_default=True)
 @click.option("--limit", default=64, show_default=True, help="Calibration images.")
-@click.option("--keep-float", multiple=True, help="Patterns stage/node,... in floats: a row more, first method.")
+@click.option(
+    "--record", type=PATH, help="Measure a finished record of the first case as well, with its nodes in floats."
+)
 @click.option("--equalise", is_flag=True, help="Even out the weights first.")
-@click.option("--json", "path", type=PATH, help="Write the rows here.")
+@click.option("--json", "path", type=PATH, help="Rows are written here as they come; those found there are kept.")
 def main(
     cases: tuple[tuple[Path, Path, Path], ...],
-    new_task: tuple[Path, Path] | None,
     profiles: tuple[str, ...],
     methods: tuple[str, ...],
     limit: int,
-    keep_float: tuple[str, ...],
+    record: Path | None,
     equalise: bool,
     path: Path | None,
 ) -> None:
-    rows: list[dict[str, Any]] = []
+    rows = Rows(path)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), rows, path)
+        bench = Bench(Path(folder), rows)
         for case in cases:
-            bench.calibrators(*case, profiles, methods, limit, keep_float, equalise)
-        if new_task:
-            bench.later(*cases[0], *new_task, profiles, limit)
-    click.echo(written(rows, path))
+            bench.calibrators(*case, profiles, methods, limit, equalise)
+        if record:
+            bench.finished(*cases[0], profiles, record)
+    click.echo(rows.text())
 
 
-class Bench:
-    """Measures into rows, and writes them as they come; everything it builds lies in one folder."""
+@dataclass
+class Rows:
+    """A benchmark's rows, in a JSON file as soon as they are measured; an interrupted run goes on where it was."""
 
-    def __init__(self, folder: Path, rows: list[dict[str, Any]], path: Path | None) -> None:
-        self.folder = folder
-        self.rows = rows
-        self.path = path
-        self.store = Store(folder / "store")
+    path: Path | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path and self.path.exists():
+            self.rows = json.loads(self.path.read_text())["rows"]
+
+    def has(self, **key: Any) -> bool:
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
 
     def add(self, **row: Any) -> None:
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         self.rows.append(shown)
-        written(self.rows, self.path)
         click.echo("  " + ", ".join(f"{k} {v}" for k, v in shown.items()), err=True)
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(self.text() + "\n")
+
+    def text(self) -> str:
+        return json.dumps({"device": instruction_sets(), "rows": self.rows}, indent=1)
+
+
+class Bench:
+    """Measures into rows; everything it builds lies in one folder."""
+
+    def __init__(self, folder: Path, rows: Rows) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.store = Store(folder / "store")
 
     def miou(self, stages: Path, task: Path, data: Path, profile: str, record: Path | None = None) -> float:
         """Percent, of a deployment run by a session."""
@@ -101,62 +121,65 @@ class Bench:
         profiles: tuple[str, ...],
         methods: tuple[str, ...],
         limit: int,
-        keep_float: tuple[str, ...],
         equalise: bool,
     ) -> None:
-        """One row for each target, method and set kept in floats; the histograms are taken once."""
+        """One row for each target and method; the histograms are taken once."""
         chain = open_chain(stages, [task], equalised=equalise)
-        begun = time.perf_counter()
-        record = calibrate(chain, from_path(data, limit=limit))
-        seconds = time.perf_counter() - begun
-        expected = {p: self.miou(stages, task, data, FLOAT[p]) for p in profiles}
-        variants = [(m, ()) for m in methods] + [(methods[0], tuple(k.split(","))) for k in keep_float]
-        for (method, kept), profile in product(variants, profiles):
-            saved = self.folder / "bench.calib"
-            save(replace(record, method=method, keep_float=kept), saved)
-            given = self.miou(stages, task, data, profile, saved)
-            self.add(
-                **self.facts(chain, profile),
-                method=method,
-                keep_float=list(kept),
-                equalised=equalise,
-                images=record.data[0].images,
-                miou_float=expected[profile],
-                miou_int8=given,
-                drop=expected[profile] - given,
-                integer_share=share(chain, load(saved), profile),
-                calibration_seconds=seconds,
+        images = from_path(data, limit=limit)
+        missing = [
+            (method, profile)
+            for method, profile in product(methods, profiles)
+            if not self.rows.has(
+                **facts(chain, profile), method=method, keep_float=[], equalised=equalise, images=images.total
             )
+        ]
+        if not missing:
+            return
+        begun = time.perf_counter()
+        record = calibrate(chain, images)
+        seconds = time.perf_counter() - begun
+        for method, profile in missing:
+            made = replace(record, method=method)
+            self.compared(chain, stages, task, data, profile, made, calibration_seconds=seconds)
 
-    def later(
-        self, stages: Path, task: Path, data: Path, new: Path, new_data: Path, profiles: tuple[str, ...], limit: int
-    ) -> None:
-        """A record of one task, another added: as it is (past the refusal), and after extending."""
-        record = calibrate(open_chain(stages, [task]), from_path(data, limit=limit))
-        chain = open_chain(stages, [new])
-        harmless = Audit(task=task_binding(read_manifest(new, TaskManifest)), images=1, worst=0.0, tensor="measured")
-        grown = extend(record, chain, from_path(new_data, limit=limit))
+    def finished(self, stages: Path, task: Path, data: Path, profiles: tuple[str, ...], path: Path) -> None:
+        """A record as it is, with what it keeps in floats."""
+        record = load(path)
+        chain = open_chain(stages, [task], equalised=record.equalised)
         for profile in profiles:
-            expected = self.miou(stages, new, new_data, FLOAT[profile])
-            for name, made in (("before extend", replace(record, audits=(harmless,))), ("after extend", grown)):
-                saved = self.folder / "later.calib"
-                save(made, saved)
-                given = self.miou(stages, new, new_data, profile, saved)
-                drop = expected - given
-                self.add(**self.facts(chain, profile), method=name, miou_float=expected, miou_int8=given, drop=drop)
+            kept = list(record.keep_float)
+            if not self.rows.has(**facts(chain, profile), method=record.method, keep_float=kept):
+                self.compared(chain, stages, task, data, profile, record)
 
-    def facts(self, chain: Chain, profile: str) -> dict[str, Any]:
-        target = load_profile(profile).target
-        return {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target, "profile": profile}
+    def compared(
+        self, chain: Chain, stages: Path, task: Path, data: Path, profile: str, record: Calibration, **more: Any
+    ) -> None:
+        """One row: int8 against float."""
+        saved = self.folder / "bench.calib"
+        save(record, saved)
+        expected = self.floats(stages, task, data, FLOAT[profile])
+        given = self.miou(stages, task, data, profile, saved)
+        self.rows.add(
+            **facts(chain, profile),
+            method=record.method,
+            keep_float=list(record.keep_float),
+            equalised=record.equalised,
+            images=record.data[0].images,
+            miou_float=expected,
+            miou_int8=given,
+            drop=expected - given,
+            integer_share=share(chain, record, profile),
+            **more,
+        )
+
+    @cache  # noqa: B019  # lives as long as the benchmark
+    def floats(self, stages: Path, task: Path, data: Path, profile: str) -> float:
+        return self.miou(stages, task, data, profile)
 
 
-def written(rows: list[dict[str, Any]], path: Path | None) -> str:
-    """The rows as JSON; also in a file, if there shall be one."""
-    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    return text
+def facts(chain: Chain, profile: str) -> dict[str, Any]:
+    target = load_profile(profile).target
+    return {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target, "profile": profile}
 
 
 def score(folder: Folder, run: Any) -> float:

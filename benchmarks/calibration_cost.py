@@ -22,14 +22,14 @@ from typing import Any
 
 import click
 import numpy as np
-from calibration import FLOAT, score
+from calibration import FLOAT, Rows, score
 from joined import joined, nncf_quantised, ort_quantised
 from stagekit_calib.chain import Chain, open_chain
 from stagekit_calib.readers import Images, from_iterable, from_path
 from stagekit_calib.run import calibrate
 
 from stagekit.build.compile import compile
-from stagekit.cpu import instruction_sets
+from stagekit.bundle import StagesManifest, read_manifest
 from stagekit.data.folder import Folder
 from stagekit.quant.record import save
 from stagekit.quant.scheme import scheme_of
@@ -51,7 +51,7 @@ Labels = Callable[[Any], Any]
 @click.option("--tool", "tools", multiple=True, type=click.Choice(TOOLS), default=TOOLS, show_default=True)
 @click.option("--limit", default=48, show_default=True, help="Calibration images.")
 @click.option("--generated", multiple=True, type=int, default=[10, 1000], show_default=True, help="Memory at so many.")
-@click.option("--json", "path", type=PATH, help="Write the rows here.")
+@click.option("--json", "path", type=PATH, help="Rows are written here as they come; those found there are kept.")
 @click.option("--child", hidden=True, type=int, help="In a process of its own: 0, or how many generated images.")
 def main(
     stages: Path,
@@ -67,19 +67,17 @@ def main(
         (tool,) = tools
         click.echo(json.dumps(measure(tool, stages, task, data, limit, child)))
         return
-    rows: list[dict[str, Any]] = []
+    rows = Rows(path)
+    known = {"task": task.stem, "backbone": read_manifest(stages, StagesManifest).name}
     for tool in tools:
         for count in (0, *generated):
+            if rows.has(tool=tool, **known, generated=bool(count), **({"images": count} if count else {})):
+                continue
             arguments = [str(a) for a in (stages, task, data, "--tool", tool, "--limit", limit, "--child", count)]
-            found = subprocess.run(
-                [sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True
-            )
-            rows.append(json.loads(found.stdout.splitlines()[-1]))
-            click.echo("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), err=True)
-    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
-    if path:
-        path.write_text(text + "\n")
-    click.echo(text)
+            command = [sys.executable, __file__, *arguments]
+            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows.add(**json.loads(found.stdout.splitlines()[-1]))
+    click.echo(rows.text())
 
 
 def measure(tool: str, stages: Path, task: Path, data: Path, limit: int, generated: int) -> dict[str, Any]:

@@ -32,10 +32,10 @@ from stagekit_calib.verb import calibrate
 from stagekit.bench import results
 from stagekit.bench.cell import Bench
 from stagekit.bench.matrix import Cell, cells, reference, run_matrix
-from stagekit.bench.measure import Options
 from stagekit.bench.modelled import NAME, STAGES
+from stagekit.bench.options import Options
 from stagekit.bench.report import write_report
-from stagekit.bench.report.tables import latency, latency_scenario
+from stagekit.bench.report.headline import latency, latency_scenario
 from stagekit.bench.results import Figure, Result
 from stagekit.models.weights import find_packaged_weights
 from stagekit.partition.partition import partition_backbone

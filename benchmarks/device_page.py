@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from stagekit.bench.report.tables import DASH, significant
+from stagekit.bench.report.cells import DASH, significant
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "device.json"

@@ -21,7 +21,7 @@ import click
 import numpy as np
 import onnxruntime
 from stagekit_fixedpoint import reference
-from stagekit_fixedpoint.dense import observed, quantise
+from stagekit_fixedpoint.dense import quantise
 from stagekit_fixedpoint.device import load_device
 from stagekit_fixedpoint.engine import to_stored
 from stagekit_fixedpoint.fast import Fast
@@ -30,6 +30,8 @@ from stagekit_fixedpoint.networks import resnet
 
 from stagekit.cpu import usable_cores
 from stagekit.graph import Graph
+from stagekit.quant.scheme import scheme_of
+from stagekit.target import load_profile
 
 PROFILES = ("dpu-b4096-zcu104", "hls-16-6")
 
@@ -54,9 +56,8 @@ def measure(graph: Graph, profile: str, threads: int, repeats: int) -> Row:
     device = load_device(profile)
     random = np.random.default_rng(0)
     images = [random.standard_normal((1, 3, 224, 224), np.float32) for _ in range(2)]
-    fixed = 2.0**-10 if device.arithmetic.activation_bits == 16 else None
-    ranges = observed(graph, [{"x": images[0]}])
-    program = lowered(quantise(graph, ranges, device.arithmetic, fixed), device).program
+    quantised = quantise(graph, [{"x": images[0]}], scheme_of(load_profile(profile)))
+    program = lowered(quantised, device).program
     fast = Fast(program, threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -1,9 +1,9 @@
 """SPMs and heads in int8 as well: what that costs in mIoU, and what it saves.
 
-Rows: task, backbone, target, profile, and then miou_float, miou_stages (stages in int8, adapters in floats), miou_all
-(both in int8), drop_stages and drop_all (points); or, with ``--speed``, us_float and us_int8 (one call of each of the
-task's SPMs and its head, the best of the rounds, float and int8 in turn) and ratio (float to int8). mIoU is over the
-test split, in percent, in the images' own size; ranges come from the train split.
+Rows: task, backbone, target, profile, speed (whether timed), and then miou_float, miou_stages (stages in int8,
+adapters in floats), miou_all (both in int8), drop_stages and drop_all (points); or, with ``--speed``, us_float and
+us_int8 (one call of each of the task's SPMs and its head, the best of the rounds, float and int8 in turn) and ratio
+(float to int8). mIoU is over the test split, in percent, in the images' own size; ranges come from the train split.
 
     python benchmarks/int8_adapters.py --case lite0.stages sea.task data/sea --json out.json
     python benchmarks/int8_adapters.py --case lite0.stages sea.task data/sea --speed     # on a quiet machine
@@ -11,16 +11,14 @@ test split, in percent, in the images' own size; ranges come from the train spli
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
-from calibration import FLOAT, score
+from calibration import FLOAT, Rows, facts, score
 from stagekit_calib.chain import open_chain
 from stagekit_calib.readers import from_path
 from stagekit_calib.run import calibrate
@@ -28,7 +26,6 @@ from stagekit_calib.run import calibrate
 from stagekit.build.compile import compile
 from stagekit.build.deploy import ENGINES
 from stagekit.bundle import DeployManifest
-from stagekit.cpu import instruction_sets
 from stagekit.data.folder import Folder
 from stagekit.quant.record import save
 from stagekit.session import Session
@@ -44,7 +41,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--limit", default=48, show_default=True, help="Calibration images.")
 @click.option("--speed", is_flag=True, help="Time instead of mIoU.")
 @click.option("--rounds", default=30, show_default=True)
-@click.option("--json", "path", type=PATH, help="Write the rows here.")
+@click.option("--json", "path", type=PATH, help="Rows are written here as they come; those found there are kept.")
 def main(
     cases: tuple[tuple[Path, Path, Path], ...],
     profiles: tuple[str, ...],
@@ -53,39 +50,31 @@ def main(
     rounds: int,
     path: Path | None,
 ) -> None:
-    rows: list[dict[str, Any]] = []
+    rows = Rows(path)
     for stages, task, data in cases:
+        chain = open_chain(stages, [task])
+        found = {profile: facts(chain, profile) for profile in profiles}
+        missing = [p for p in profiles if not rows.has(**found[p], speed=speed)]
+        if not missing:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            chain = open_chain(stages, [task])
-            (name,) = chain.tasks
-            save(calibrate(chain, from_path(data, limit=limit)), folder / "x.calib")
-            for profile in profiles:
-                bundles, record = [stages, task], folder / "x.calib"
+            folder, bundles, record = Path(scratch), [stages, task], Path(scratch) / "x.calib"
+            save(calibrate(chain, from_path(data, limit=limit)), record)
+            for profile in missing:
                 made = {
                     "stages": _compiled(folder, bundles, profile, record, False),
                     "all": _compiled(folder, bundles, profile, record, True),
                 }
-                row = {
-                    "task": name,
-                    "backbone": chain.manifest.name,
-                    "target": load_profile(profile).target,
-                    "profile": profile,
-                }
                 if speed:
                     float_, integer = _best([_adapters(deployment) for deployment in made.values()], rounds)
-                    found = {"us_float": 1e6 * float_, "us_int8": 1e6 * integer, "ratio": float_ / integer}
+                    values = {"us_float": 1e6 * float_, "us_int8": 1e6 * integer, "ratio": float_ / integer}
                 else:
                     made["float"] = _compiled(folder, bundles, FLOAT[profile], None, False)
-                    miou = {label: _miou(deployment, name, data) for label, deployment in made.items()}
-                    found = {f"miou_{label}": value for label, value in miou.items()}
-                    found |= {f"drop_{label}": miou["float"] - miou[label] for label in ("stages", "all")}
-                rows.append({**row, **{key: round(value, 3) for key, value in found.items()}})
-                click.echo("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), err=True)
-    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
-    if path:
-        path.write_text(text + "\n")
-    click.echo(text)
+                    miou = {label: _miou(deployment, data) for label, deployment in made.items()}
+                    values = {f"miou_{label}": value for label, value in miou.items()}
+                    values |= {f"drop_{label}": miou["float"] - miou[label] for label in ("stages", "all")}
+                rows.add(**found[profile], speed=speed, **values)
+    click.echo(rows.text())
 
 
 def _compiled(folder: Path, bundles: list[Path], profile: str, record: Path | None, int8_adapters: bool) -> Path:
@@ -95,8 +84,9 @@ def _compiled(folder: Path, bundles: list[Path], profile: str, record: Path | No
     return output
 
 
-def _miou(deployment: Path, task: str, data: Path) -> float:
+def _miou(deployment: Path, data: Path) -> float:
     with Session(deployment) as session:
+        (task,) = session.tasks
         return score(Folder.open(data), lambda image: session.run(image)[task])
 
 

@@ -78,8 +78,9 @@ def nncf_quantised(whole: Path, frames: Sequence[Any], folder: Path) -> Run:
     """
     import nncf
     import openvino
+    from stagekit_openvino.core import shared_core
 
-    core = openvino.Core()
+    core = shared_core(openvino)
     model = core.read_model(str(whole))
     model.reshape([1, *frames[0].shape[1:]])
     quantised = nncf.quantize(model, nncf.Dataset(list(frames)), subset_size=len(frames))

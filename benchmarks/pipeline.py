@@ -111,22 +111,24 @@ def null(requests: int, seconds: float, transfer: float, depth: int) -> dict[str
 
 def real(path: Path, requests: int) -> dict[str, Any]:
     deployment = Deployment(path)
-    driver = Driver(Scheduler({p.name: p.in_flight for p in deployment.places}), Admission(most=1 << 30))
+    places = deployment.places
+    ordered = [p.name for p in places if p.ordered]
+    driver = Driver(Scheduler({p.name: p.in_flight for p in places}), Admission(most=1 << 30), ordered=ordered)
     (task, *_) = deployment.tasks()
     made = deployment.program(task)
     driver.add(made, lambda d: (deployment.open(d), deployment.place_of(d).name))
     spec = deployment.manifest.frame.spec.bind(batch=1)
     pixels = np.random.default_rng(0).integers(0, 256, spec.concrete(), dtype=np.uint8)
     frame = HostBuffer(spec, pixels)
-    places = {c.engine: deployment.place_of(c.engine).name for c in made.calls}
+    names = {c.engine: deployment.place_of(c.engine).name for c in made.calls}
     timed(driver, task.name, frame, 10)
     spent, limits = [], []
     images = requests // ROUNDS
     for _ in range(ROUNDS):
         spent.append(timed(driver, task.name, frame, images))
-        limits.append(apart(driver, made, frame, places, images))
+        limits.append(apart(driver, made, frame, names, images))
     driver.close()
-    found = row(" + ".join(dict.fromkeys(places.values())), 0, ROUNDS * images, sum(spent), sum(limits))
+    found = row(" + ".join(dict.fromkeys(names.values())), 0, ROUNDS * images, sum(spent), sum(limits))
     shares = [limit / took for limit, took in zip(limits, spent, strict=True)]
     return found | {"fraction_of_limit": round(median(shares), 3)}
 

@@ -37,6 +37,7 @@ from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
 from stagekit.runtime.driver import Driver
 from stagekit.runtime.lanes import direct
+from stagekit.runtime.opening import Place
 from stagekit.runtime.program import Call, Program, Ref, task_program
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.work import Frame, Request
@@ -116,9 +117,10 @@ def measure(
     spec = bundle.frame.spec.bind(batch=1)
     pixels = np.random.default_rng(0).integers(0, 256, spec.concrete(), dtype=np.uint8)
     frame = HostBuffer(spec, pixels)
-    driver = Driver(Scheduler({"device": 1}))
+    place = Place.of(builder.target, profile)
+    driver = Driver(Scheduler({place.name: place.in_flight}), ordered=[place.name] * place.ordered)
     made = task_program(manifest.tasks[0], manifest.stages) if task else chain(manifest)
-    driver.add(made, lambda digest: (opened(builder, folder / "x.deploy", digest), "device"))
+    driver.add(made, lambda digest: (opened(builder, folder / "x.deploy", digest), place.name))
     runs: dict[str, Callable[[], Any]] = {
         "chain": lambda: through(driver, made.task, frame),
         "bare": bare(driver, made, frame),

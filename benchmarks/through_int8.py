@@ -13,14 +13,12 @@ tensor's values beyond its range, for images of the train split.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
-from calibration import FLOAT, score
+from calibration import FLOAT, Rows, score
 from stagekit_calib.audit import saturation
 from stagekit_calib.chain import open_chain
 from stagekit_calib.readers import from_path
@@ -28,7 +26,6 @@ from stagekit_calib.run import calibrate, extend
 
 from stagekit.build.compile import compile
 from stagekit.bundle import StagesManifest, TaskManifest, read_manifest
-from stagekit.cpu import instruction_sets
 from stagekit.data.folder import Folder
 from stagekit.quant.record import Audit, Calibration, load, save, task_binding
 from stagekit.quant.scheme import scheme_of
@@ -57,7 +54,7 @@ PLAIN = {load_profile(integers).target: floats for integers, floats in FLOAT.ite
 @click.option("--profile", "profiles", multiple=True, default=list(FLOAT), show_default=True)
 @click.option("--work", type=PATH, help="Keep record and tasks here; those found are not made again.")
 @click.option("--way", "ways", multiple=True, type=click.Choice(WAYS), default=WAYS, show_default=True)
-@click.option("--json", "path", type=PATH, help="Write the rows here.")
+@click.option("--json", "path", type=PATH, help="Rows are written here as they come; those found there are kept.")
 def main(
     recipe: Path,
     stages: Path,
@@ -92,7 +89,7 @@ def main(
             "range-bound": (*simulated, "through.simulate=false", f"through.bound={bound}"),
             "through int8": simulated,
         }
-        rows: list[dict[str, Any]] = []
+        rows = Rows(path)
         bench = Bench(folder, stages.absolute(), data, limit)
         tasks: dict[str, Path] = {}
         for name, added in variants.items():
@@ -107,7 +104,7 @@ def main(
             grown = extend(record, open_chain(stages, [tasks["float"]]), from_path(data, limit=limit))
         for profile in profiles:
             chosen = load_profile(profile)
-            expected = bench.miou(tasks["float"], PLAIN[chosen.target], None)
+            expected = None
             for label, variant, made in (
                 ("before extend", "float", None),
                 ("after extend", "float", grown),
@@ -116,11 +113,8 @@ def main(
             ):
                 if label not in ways:
                     continue
-                made = made or bench.allowing(record, tasks[variant])
-                found = bench.miou(tasks[variant], profile, made)
-                facts = made_of[variant].provenance
-                train, through = facts["recipe"]["train"], facts["recipe"].get("through", {})
-                row = {
+                facts = made_of[variant].provenance["recipe"]
+                key = {
                     "task": made_of[variant].name,
                     "backbone": bench.backbone,
                     "target": chosen.target,
@@ -128,21 +122,24 @@ def main(
                     "first": first[0].stem,
                     "method": label,
                     "calibration": method,
-                    "iterations": train["iterations"],
-                    "bound": through.get("bound", 0.0),
-                    "seed": train["seed"],
-                    "miou_float": round(expected, 3),
-                    "miou_int8": round(found, 3),
-                    "drop": round(expected - found, 3),
-                    "worst_saturation": round(bench.worst(made, tasks[variant], profile), 3),
+                    "iterations": facts["train"]["iterations"],
+                    "bound": facts.get("through", {}).get("bound", 0.0),
+                    "seed": facts["train"]["seed"],
                 }
-                rows.append(row)
-                click.echo("  " + ", ".join(f"{k} {v}" for k, v in row.items()), err=True)
-    text = json.dumps({"device": instruction_sets(), "rows": rows}, indent=1)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    click.echo(text)
+                if rows.has(**key):
+                    continue
+                if expected is None:
+                    expected = bench.miou(tasks["float"], PLAIN[chosen.target], None)
+                made = made or bench.allowing(record, tasks[variant])
+                found = bench.miou(tasks[variant], profile, made)
+                rows.add(
+                    **key,
+                    miou_float=expected,
+                    miou_int8=found,
+                    drop=expected - found,
+                    worst_saturation=bench.worst(made, tasks[variant], profile),
+                )
+    click.echo(rows.text())
 
 
 class Bench:

@@ -50,8 +50,9 @@ def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> di
 def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:
     """Pinned to cores and not; one stream, the shape fixed, the input shared."""
     import openvino as ov
+    from stagekit_openvino.core import shared_core
 
-    core = ov.Core()
+    core = shared_core(ov)
     model = core.read_model(str(path))
     model.reshape({model.inputs[0]: ov.PartialShape(list(frame.shape))})
     hint = {"f32": "f32", "bf16": "bf16", "int8": "f32"}[profile.precision]

@@ -1,10 +1,11 @@
-"""What targets share when they run: checking a call's inputs, and engines whose calls take a thread of the host."""
+"""What targets share when they run: checking a call's inputs, and engines whose calls are waited for by a thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import is_
+from typing import Protocol, cast
 from weakref import WeakSet
 
 from stagekit.errors import EngineError, UsageError
@@ -13,6 +14,15 @@ from stagekit.target import Buffer
 
 Call = Callable[[Sequence[Buffer], int], tuple[Buffer, ...]]
 """Inputs, which are the engine's, and batch size to outputs, which belong to the caller."""
+
+
+class Starting(Protocol):
+    """A call that an ordered device also makes by itself."""
+
+    def __call__(self, inputs: Sequence[Buffer], batch: int) -> tuple[Buffer, ...]: ...
+
+    def start(self, inputs: Sequence[Buffer], batch: int) -> tuple[tuple[Buffer, ...], Callable[[], None]]:
+        """Starts it; its outputs to be, and what to call to wait for them."""
 
 
 class CallCheck:
@@ -65,6 +75,7 @@ class ThreadEngine:
     Args:
         name: for messages.
         new_call: gives what one lane calls, and keeps until it is closed.
+        ordered: its device is, and the calls are :class:`Starting`.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class ThreadEngine:
         outputs: tuple[TensorSpec, ...],
         batches: tuple[int, ...],
         new_call: Callable[[], Call],
+        ordered: bool = False,
     ) -> None:
         self.name = name
         self.inputs = inputs
@@ -81,13 +93,14 @@ class ThreadEngine:
         self.batches = batches
         self.check = CallCheck(name, inputs, batches)
         self._new_call: Callable[[], Call] | None = new_call
+        self._kind = OrderedLane if ordered else ThreadLane
         self._lanes: WeakSet[ThreadLane] = WeakSet()
 
     def lane(self) -> ThreadLane:
         new_call = self._new_call
         if new_call is None:
             raise _closed(self.name)
-        lane = ThreadLane(self, new_call())
+        lane = self._kind(self, new_call())
         self._lanes.add(lane)
         return lane
 
@@ -142,6 +155,40 @@ class ThreadLane:
             raise _closed(self._engine.name)
         self._engine.check(inputs, batch)
         return call
+
+
+class OrderedLane(ThreadLane):
+    """Calls that the device makes one after the other by itself, if they are started."""
+
+    def start(self, inputs: Sequence[Buffer], batch: int) -> OrderedCall:
+        """Starts a call whose inputs may still be under way; see :class:`stagekit.target.Lane`.
+
+        Raises:
+            EngineError, UsageError: as :meth:`submit`.
+        """
+        call = cast(Starting, self._checked(inputs, batch))
+        try:
+            return OrderedCall(self._engine.name, *call.start(inputs, batch))
+        except Exception as error:
+            raise _failed(self._engine.name, error) from error
+
+
+class OrderedCall:
+    """A call that was started; see :class:`stagekit.target.Started`."""
+
+    __slots__ = ("_name", "_wait", "outputs")
+
+    def __init__(self, name: str, outputs: tuple[Buffer, ...], wait: Callable[[], None]) -> None:
+        self.outputs = outputs
+        self._name = name
+        self._wait = wait
+
+    def wait(self) -> tuple[Buffer, ...]:
+        try:
+            self._wait()
+        except Exception as error:
+            raise _failed(self._name, error) from error
+        return self.outputs
 
 
 class ThreadCall:

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from stagekit.bundle import DeployedTask, DeployManifest
-from stagekit.data.geometry import Geometry
+from stagekit.data.geometry import Geometry, Resize
 from stagekit.errors import Overloaded, UsageError, nearest
 from stagekit.runtime.admission import Admission
 from stagekit.runtime.answer import Answer, Job, Results, SharedFrame
@@ -76,10 +76,12 @@ class Session:
         self.path = Path(deployment)
         self._deployment = Deployment(self.path)
         self._tasks: dict[str, DeployedTask] = {}
+        self._geometries: dict[Resize, Geometry] = {}
         self._frames = count()
         self._finishing = ThreadPoolExecutor(1, thread_name_prefix="stagekit-results")
         scheduler = Scheduler({p.name: p.in_flight for p in self._deployment.places}, policy, memory)
-        self._driver = Driver(scheduler, Admission(slo), self._deployment.open, recorder=trace)
+        ordered = {p.name for p in self._deployment.places if p.ordered}
+        self._driver = Driver(scheduler, Admission(slo), self._deployment.open, recorder=trace, ordered=ordered)
         try:
             self._add(self._deployment.tasks(tasks))
         except BaseException:
@@ -108,8 +110,11 @@ class Session:
 
     def geometry(self, task: str) -> Geometry:
         """How this task maps an image to a frame."""
-        frame = self.manifest.frame
-        return Geometry(frame.height, frame.width, self._tasks[task].resize, frame.fill)
+        resize = self._tasks[task].resize
+        if resize not in self._geometries:
+            frame = self.manifest.frame
+            self._geometries[resize] = Geometry(frame.height, frame.width, resize, frame.fill)
+        return self._geometries[resize]
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 

@@ -161,11 +161,25 @@ class Completion(Protocol):
     def done(self) -> bool: ...
 
 
+class Started(Protocol):
+    """A call under way on an ordered device."""
+
+    @property
+    def outputs(self) -> tuple[Buffer, ...]:
+        """What :meth:`wait` gives: before that there is nothing in them, but later calls may take them as inputs."""
+
+    def wait(self) -> tuple[Buffer, ...]:
+        """As :meth:`Completion.wait`, once."""
+
+
 class Lane(Protocol):
     """One execution context of an engine; lanes of an engine run at the same time.
 
     A lane may also have ``run(inputs, batch) -> outputs``: the same call in the caller's thread, for targets
     whose calls need nothing but a thread to wait in. The runtime then changes no thread between two calls.
+
+    On an ordered device (see :class:`Target`) it may have ``start(inputs, batch) -> Started``: the inputs may be
+    outputs of calls that were started before and are not done.
     """
 
     def submit(self, inputs: Sequence[Buffer], batch: int) -> Completion:
@@ -193,8 +207,10 @@ class Target(Protocol):
     """A device family and its toolchain.
 
     A target may also have ``in_flight(profile) -> int``: the calls worth having under way on one device at
-    once, 2 where it does not say; and ``adapter_target: str``, the target that SPMs and heads run on unless
-    another is named, for devices that compute in integers alone.
+    once, 2 where it does not say; ``ordered(profile) -> bool``: calls on the device run in the order in which
+    they were started, whichever engines they are of, so that the next can be started before the one before is
+    done; and ``adapter_target: str``, the target that SPMs and heads run on unless another is named, for devices
+    that compute in integers alone.
     """
 
     name: str

@@ -8,7 +8,7 @@ from threading import Event, Thread, current_thread
 import numpy as np
 import pytest
 
-from stagekit.calls import ThreadEngine, ThreadLane
+from stagekit.calls import OrderedLane, ThreadEngine, ThreadLane
 from stagekit.errors import EngineError, UsageError
 from stagekit.graph.spec import TensorSpec
 from stagekit.target import Buffer, HostBuffer
@@ -72,6 +72,45 @@ def test_a_call_runs_on_the_lanes_thread_or_on_the_callers() -> None:
     lane.submit([ONE], 1).wait()
     assert seen[0] is current_thread()
     assert seen[1] is not current_thread()
+
+
+class Later:
+    """A call that a device makes by itself, when it is waited for."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __call__(self, inputs: Sequence[Buffer], batch: int) -> tuple[Buffer, ...]:
+        return tuple(inputs)
+
+    def start(self, inputs: Sequence[Buffer], batch: int) -> tuple[tuple[Buffer, ...], Callable[[], None]]:
+        def wait() -> None:
+            if self.error:
+                raise self.error
+
+        return tuple(inputs), wait
+
+
+def test_lanes_of_an_ordered_device_tell_their_outputs_before_they_are_there() -> None:
+    lane = ThreadEngine("tiny", (SPEC,), (SPEC,), (1,), Later, ordered=True).lane()
+    assert isinstance(lane, OrderedLane)
+    call = lane.start([ONE], 1)
+    assert call.outputs == (ONE,) == call.wait()
+    with pytest.raises(UsageError, match="expected 1 inputs"):
+        lane.start([ONE, ONE], 1)
+    assert not hasattr(engine(Later()).lane(), "start")
+
+
+def test_a_started_call_that_fails_says_so_when_it_is_waited_for() -> None:
+    made = ThreadEngine("tiny", (SPEC,), (SPEC,), (1,), lambda: Later(MemoryError("no room")), ordered=True)
+    lane = made.lane()
+    assert isinstance(lane, OrderedLane)
+    call = lane.start([ONE], 1)
+    with pytest.raises(EngineError, match="the call failed: no room"):
+        call.wait()
+    made.close()
+    with pytest.raises(EngineError, match="closed"):
+        lane.start([ONE], 1)
 
 
 def test_closing_waits_for_the_calls_under_way() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from stagekit.data.folder import Folder
 from stagekit.graph import Graph
-from stagekit.quant.formats import NumberFormat, limits
+from stagekit.quant.formats import limits
 from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Audit, Calibration, task_binding
 from stagekit.quant.scheme import QuantScheme
-from stagekit.quant.stages import chain_hashes, chain_positions, quantise_stages
+from stagekit.quant.stages import quantise_stages, stored_formats
 from stagekit_calib.accuracy import evaluate
 from stagekit_calib.chain import Chain
 from stagekit_calib.readers import Images
@@ -46,7 +46,7 @@ def saturation(
         stages: (name, graph) in order.
     """
     found = []
-    for tensor, form in _stored(stages, record, scheme).items():
+    for tensor, form in stored_formats(stages, record, scheme).items():
         statistics = seen.statistics.get(tensor)
         if statistics is None:  # of a stage behind the last that the task runs
             continue
@@ -59,17 +59,6 @@ def saturation(
         outside = statistics.share_outside(low, high)
         found.append(Saturation(*record.places[tensor], outside, known.share_outside(low, high), reach))
     return sorted(found, key=lambda s: (-s.share, -s.reach))
-
-
-def _stored(stages: Sequence[tuple[str, Graph]], record: Calibration, scheme: QuantScheme) -> dict[str, NumberFormat]:
-    """The formats of what is stored as integers, by the tensors' hashes."""
-    hashes = chain_hashes(stages)
-    places = chain_positions(stages, record.keep_float, scheme.integer_only)
-    return {
-        hashes[name][tensor]: scheme.form(tensor, positions)
-        for (name, _), positions in zip(stages, places, strict=True)
-        for tensor in positions.sources
-    }
 
 
 def audit(

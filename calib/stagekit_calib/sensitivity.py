@@ -1,29 +1,32 @@
 """Which layers suffer from integers, and the fewest to keep in floats.
 
-Layers are ranked by what each alone does to the end of its stage: all others float, this one quantised, signal
-to noise at the boundary. Then the k most damaging stay float, and the smallest k that meets the limit is found
-by doubling and halving; every trial is kept.
+Layers are ranked by what each alone does to the tasks' logits: all others float, this one quantised, signal to noise
+where a task's head ends, in the task that suffers most. Layers' noises add up, so what stays float for the fewest
+multiply-accumulates are those with the most noise for each; the smallest k of them that meets the limit is found by
+doubling and halving, and every trial is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
+from stagekit.data.images import Pixels
 from stagekit.graph import Graph
 from stagekit.graph.cost import node_macs
-from stagekit.quant.error import sqnr
+from stagekit.quant.error import decibels, sqnr
 from stagekit.quant.positions import PRODUCTS, Positions, find_positions
 from stagekit.quant.qdq import insert_qdq
-from stagekit.quant.ranges import quantization_of
+from stagekit.quant.ranges import quantization_of, squared_error
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import QuantScheme
-from stagekit.quant.stages import chain_hashes
+from stagekit.quant.stages import activation_quantization, chain_hashes, stored_formats
 from stagekit.runtime.program import Call
 from stagekit.target import Progress, silent
-from stagekit_calib.chain import Array, Chain, OrtGraph, execute
+from stagekit_calib.chain import Array, Chain, OrtGraph, Run, execute
 from stagekit_calib.readers import Images
 
 
@@ -33,7 +36,8 @@ class LayerDamage:
 
     Args:
         node: ``stage/node``, as keep-in-float patterns name it.
-        decibels: signal to quantisation noise at the end of its stage; the lower the worse.
+        decibels: signal to quantisation noise in the logits of the task that suffers most, or without tasks in the
+            last boundary; the lower the worse.
     """
 
     node: str
@@ -43,37 +47,65 @@ class LayerDamage:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorDamage:
+    """What storing one tensor as integers does to it: signal to quantisation noise, in decibels."""
+
+    stage: str
+    tensor: str
+    decibels: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A quantised chain that was tried.
 
     Args:
         keep_float: its nodes in floats.
+        integer_share: of the ranked layers' multiply-accumulates that stay in integers.
         drop: what was lost, in the unit of the limit (points of mIoU).
     """
 
     keep_float: tuple[str, ...]
+    integer_share: float
     drop: float
 
 
 def rank_layers(
     chain: Chain, record: Calibration, scheme: QuantScheme, images: Images, count: int = 4, tell: Progress = silent
 ) -> list[LayerDamage]:
-    """All products of the frozen stages, the most damaging first, measured on the first ``count`` images."""
-    inputs = _stage_inputs(chain, images, count)
-    damages: list[LayerDamage] = []
+    """All products of the frozen stages, the most damaging first, measured on the first ``count`` images.
+
+    Args:
+        chain: with heads that give logits.
+    """
+    graphs = {label: OrtGraph(graph) for label, graph in chain.graphs.items()}
+    traces = [_traced(chain, graphs, image) for _, image in islice(images, count)]
     hashes = chain_hashes(chain.stages)
+    damages: list[LayerDamage] = []
     for stage, graph in chain.stages:
         tell(f"ranking the layers of {stage}")
         whole = find_positions(graph)
-        products = [n for n in graph.body if n.op_type in PRODUCTS and str(n.name) in whole.nodes]
-        reference = OrtGraph(graph)
-        expected = [reference.run(values)[0] for values in inputs[stage]]
-        for node in products:
+        for node in [n for n in graph.body if n.op_type in PRODUCTS and str(n.name) in whole.nodes]:
             alone = OrtGraph(_only(graph, str(node.name), record, hashes[stage], scheme), optimise=False)
-            given = [alone.run(values)[0] for values in inputs[stage]]
-            decibels = sqnr(_flat(expected), _flat(given))
-            damages.append(LayerDamage(f"{stage}/{node.name}", node.op_type, node_macs(node), decibels))
+            given = [_replayed(chain, {**graphs, stage: alone}, trace, stage) for trace in traces]
+            worst = min(sqnr(_flat([t.results for t in traces], task), _flat(given, task)) for task in given[0])
+            damages.append(LayerDamage(f"{stage}/{node.name}", node.op_type, node_macs(node), worst))
     return sorted(damages, key=lambda d: d.decibels)
+
+
+def rank_tensors(chain: Chain, record: Calibration, scheme: QuantScheme) -> list[TensorDamage]:
+    """All tensors of the frozen stages that the scheme stores as integers, the roughest first.
+
+    From the record's histograms alone, so without the error that a bin's width hides: an int8 step has 32 bins or more.
+    """
+    found = []
+    for tensor, form in stored_formats(chain.stages, record, scheme).items():
+        statistics = record.statistics[tensor]
+        centres, counts = statistics.centres(), statistics.counts
+        noise = squared_error(centres, counts, form, activation_quantization(statistics, scheme, record.method, form))
+        signal = float((counts * centres**2).sum() / max(counts.sum(), 1))
+        found.append(TensorDamage(*record.places[tensor], decibels(signal, noise)))
+    return sorted(found, key=lambda t: t.decibels)
 
 
 def smallest_float_set(
@@ -82,7 +114,9 @@ def smallest_float_set(
     limit: float,
     tell: Progress = silent,
 ) -> tuple[tuple[str, ...], list[Trial]]:
-    """The fewest of the most damaging layers that, kept in floats, hold the drop within the limit.
+    """The fewest layers that, kept in floats, hold the drop within the limit.
+
+    They are taken in the order of noise for each multiply-accumulate.
 
     Args:
         drop_of: what a chain with these nodes in floats loses.
@@ -92,12 +126,15 @@ def smallest_float_set(
         limit, all of them.
     """
     trials: list[Trial] = []
+    total = max(sum(d.macs for d in ranked), 1)
+    ranked = sorted(ranked, key=lambda d: 10 ** (-d.decibels / 10) / max(d.macs, 1), reverse=True)
 
     def meets(count: int) -> bool:
         kept = tuple(d.node for d in ranked[:count])
         known = next((t for t in trials if len(t.keep_float) == count), None)
         if known is None:
-            known = Trial(kept, drop_of(kept))
+            share = sum(d.macs for d in ranked[count:]) / total
+            known = Trial(kept, share, drop_of(kept))
             trials.append(known)
             tell(f"{count} of {len(ranked)} layers in floats: drop {known.drop:.2f}, limit {limit:g}")
         return known.drop <= limit
@@ -120,20 +157,39 @@ def with_kept(record: Calibration, keep_float: Sequence[str]) -> Calibration:
     return replace(record, keep_float=tuple(dict.fromkeys((*record.keep_float, *keep_float))))
 
 
-def _stage_inputs(chain: Chain, images: Images, count: int) -> dict[str, list[list[Array]]]:
-    """What each stage gets, call by call, from the first images."""
-    graphs = {label: OrtGraph(graph) for label, graph in chain.graphs.items()}
-    inputs: dict[str, list[list[Array]]] = {label: [] for label in chain.graphs}
-    for index, (label, image) in enumerate(images):
-        if index == count:
-            break
+@dataclass(frozen=True)
+class _Trace:
+    """An image through a float chain: what each call gave, with its label, in order, and the results by task."""
 
-        def run(call: Call, values: list[Array]) -> list[Array]:
-            inputs[call.label].append(values)
-            return graphs[call.label].run(values)[0]
+    image: Pixels
+    calls: Sequence[tuple[str, list[Array]]]
+    results: Mapping[str, Array]
 
-        execute(chain, image, label, run)
-    return inputs
+
+def _traced(chain: Chain, graphs: Mapping[str, OrtGraph], image: Pixels) -> _Trace:
+    calls: list[tuple[str, list[Array]]] = []
+
+    def run(call: Call, inputs: list[Array]) -> list[Array]:
+        calls.append((call.label, graphs[call.label].run(inputs)[0]))
+        return calls[-1][1]
+
+    return _Trace(image, calls, _results(chain, image, run))
+
+
+def _replayed(chain: Chain, graphs: Mapping[str, OrtGraph], trace: _Trace, changed: str) -> dict[str, Array]:
+    """The results with a changed stage. Calls before its first are not made again."""
+    first = next((i for i, (label, _) in enumerate(trace.calls) if label == changed), len(trace.calls))
+    known = iter(trace.calls[:first])
+
+    def run(call: Call, inputs: list[Array]) -> list[Array]:
+        before = next(known, None)
+        return graphs[call.label].run(inputs)[0] if before is None else before[1]
+
+    return _results(chain, trace.image, run)
+
+
+def _results(chain: Chain, image: Pixels, run: Run) -> dict[str, Array]:
+    return {task: values for task, (values, _) in execute(chain, image, "image", run).items()}
 
 
 def _only(graph: Graph, node: str, record: Calibration, hashes: Mapping[str, str], scheme: QuantScheme) -> Graph:
@@ -153,5 +209,5 @@ def _literal(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _flat(calls: Sequence[Sequence[Array]]) -> Array:
-    return np.concatenate([v.ravel() for outputs in calls for v in outputs])
+def _flat(results: Sequence[Mapping[str, Array]], task: str) -> Array:
+    return np.concatenate([of_image[task].ravel() for of_image in results])

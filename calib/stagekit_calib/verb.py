@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from stagekit.bundle import check_writable
 from stagekit.errors import UsageError
 from stagekit.quant.record import Calibration, load, save
-from stagekit_calib.chain import open_chain
+from stagekit.quant.stages import patterns_for
+from stagekit_calib.chain import Chain, open_chain
 from stagekit_calib.readers import Images, from_iterable, from_path
 from stagekit_calib.run import Advance, extend
 from stagekit_calib.run import calibrate as calibrate_chain
+from stagekit_calib.sensitivity import with_kept
 
 DEFAULT_METHOD = "percentile"
 
@@ -29,6 +33,7 @@ def calibrate(
     equalise: bool = False,
     extending: bool = False,
     resume: bool = False,
+    keep_float: Sequence[str] = (),
     advance: Advance = lambda done, total: None,
 ) -> Calibration:
     """Ranges of the stages' tensors over images that run through them and the tasks' SPMs.
@@ -45,16 +50,22 @@ def calibrate(
         equalise: evens out the weights of neighbouring convolutions first.
         extending: adds to the record in ``output``, which keeps its method.
         resume: goes on with an interrupted run over the same images.
+        keep_float: patterns ``stage/node``, or ``node`` in any stage, of what computes in floats.
         advance: called with (images done, images in all or none).
 
     Raises:
-        UsageError: options that contradict each other.
+        UsageError: options that contradict each other, or a pattern that no node has.
+        BundleError: something that is not a bundle stands at ``output``.
         DatasetError, GraphError, BundleError: see :func:`stagekit_calib.run.calibrate`.
     """
     folder = Path(output)
+    check_writable(folder)
+    if extending and not folder.exists():
+        raise UsageError("there is no record to extend", where=folder, remedy="leave --extend out to make one")
     images = _images(data, split, limit)
     known = load(folder) if extending else None
     chain = open_chain(Path(stages), [Path(t) for t in tasks], equalised=known.equalised if known else equalise)
+    _check_patterns(chain, keep_float)
     if known is not None:
         if method is not None:
             raise UsageError("an extended record keeps its method", where="--method")
@@ -63,8 +74,17 @@ def calibrate(
         checkpoint = folder.with_name(f"{folder.name}.partial")
         name = folder.name.removesuffix(".calib")
         record = calibrate_chain(chain, images, method or DEFAULT_METHOD, checkpoint, resume, advance, name)
+    record = with_kept(record, keep_float)
     save(record, folder)
     return record
+
+
+def _check_patterns(chain: Chain, patterns: Sequence[str]) -> None:
+    names = [(stage, str(node.name)) for stage, graph in chain.stages for node in graph.body]
+    for pattern in patterns:
+        if not any(fnmatch(name, kept) for stage, name in names for kept in patterns_for([pattern], stage)):
+            what = f"no node of the stages matches {pattern!r}; they are called like {'/'.join(names[-1])}"
+            raise UsageError(what, where="--keep-float", remedy="`--analyze` lists the products")
 
 
 def _images(data: str | PathLike[str] | Iterable[Any], split: str | None, limit: int | None) -> Images:

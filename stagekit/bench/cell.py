@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stagekit.bench.labels import FILE
 from stagekit.bench.matrix import Cell
-from stagekit.bench.measure import Options
+from stagekit.bench.options import Options
 from stagekit.bench.uncut import FLOATING
 from stagekit.build.compile import compile
 from stagekit.errors import StagekitError

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stagekit.bench.names import Scenario
-from stagekit.bench.run import Observe, Query, Run, unseen
+from stagekit.bench.run import Between, Observe, Query, Run, unbroken, unseen
 from stagekit.bench.system import Answers, System, clock, numbers
 from stagekit.errors import TargetUnavailable
 
@@ -56,12 +56,15 @@ class Settings:
         return cls(scenario, 600.0, {"SingleStream": 64, "MultiStream": 662}.get(scenario, 100), rate, slo)
 
 
-def run(system: System, settings: Settings, folder: Path, observe: Observe = unseen) -> Run:
+def run(
+    system: System, settings: Settings, folder: Path, observe: Observe = unseen, between: Between = unbroken
+) -> Run:
     """One LoadGen run.
 
     Args:
         folder: for LoadGen's logs.
         observe: sees every answer.
+        between: called between the queries of SingleStream.
 
     Returns:
         Queries with the latencies that LoadGen logged, and its summary. Of a MultiStream query the slowest
@@ -72,7 +75,7 @@ def run(system: System, settings: Settings, folder: Path, observe: Observe = uns
     """
     loadgen = _loadgen()
     folder.mkdir(parents=True, exist_ok=True)
-    issuer = _Issuer(loadgen, system, settings, observe)
+    issuer = _Issuer(loadgen, system, settings, observe, between)
     samples = len(system)
     log = loadgen.LogSettings()
     log.log_output.outdir = str(folder)
@@ -154,12 +157,13 @@ def _adopt(queries: Sequence[Query], logged: Mapping[int, float]) -> None:
 class _Issuer:
     """Takes LoadGen's queries, asks the system, tells LoadGen. Nothing may be raised into LoadGen's threads."""
 
-    def __init__(self, loadgen: Any, system: System, settings: Settings, observe: Observe) -> None:
+    def __init__(self, loadgen: Any, system: System, settings: Settings, observe: Observe, between: Between) -> None:
         self.result = Run()
         self._response = loadgen.QuerySampleResponse
         self._complete = loadgen.QuerySamplesComplete
         self._system = system
         self._observe = observe
+        self._between = between
         self._per_sample = settings.scenario != "MultiStream"
         self._work: queue.SimpleQueue[tuple[_Group, int, int] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(WINDOW)
@@ -190,6 +194,17 @@ class _Issuer:
             except Exception as error:  # it goes into the results, with what was measured before
                 result.error = result.error or error
             self._complete([self._response(sample.id, 0, 0)])
+        self._pause()
+
+    def _pause(self) -> None:
+        """LoadGen asks again, and its clock begins, when this is over."""
+        result, begun = self.result, clock()
+        try:
+            if result.error is None and self._between():
+                result.openings.append(len(result.queries))
+                result.paused += clock() - begun
+        except Exception as error:  # as above
+            result.error = error
 
     def _hand_over(self, samples: Sequence[Any]) -> None:
         now = clock()

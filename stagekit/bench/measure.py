@@ -5,11 +5,11 @@ Every step adds to the results; where one fails, what was measured before stays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from stagekit.bench.labels import keep_labels
 from stagekit.bench.loadgen import Settings
 from stagekit.bench.mix import everything, read_arrivals, read_mix, samples
 from stagekit.bench.modelled import modelled, modelled_for
-from stagekit.bench.names import SCENARIOS, Scenario
+from stagekit.bench.names import Scenario
+from stagekit.bench.openings import Openings, Renewing, settle
+from stagekit.bench.options import Options
 from stagekit.bench.pictures import find_pictures
 from stagekit.bench.recording import Recording
 from stagekit.bench.results import DeployFacts, Figure, Memory, Result, ScenarioResult
@@ -29,106 +31,19 @@ from stagekit.bench.run import Run, closed_loop, replay
 from stagekit.bench.scaling import scale, storage
 from stagekit.bench.scenarios import Watch, serve
 from stagekit.bench.statistics import spread
+from stagekit.bench.steps import Measuring
 from stagekit.bench.system import SessionSystem, System
 from stagekit.bench.uncut import Bundles, compare
 from stagekit.bundle import DeployManifest, read_manifest
-from stagekit.errors import StagekitError
 from stagekit.session import Session
 from stagekit.store import Store
 from stagekit.store.record import Record, read_record
 
-WARM = 3
+WARM = 1.0
+"""Seconds at most for which a process answers unseen before anything is measured."""
+
 SAMPLES = 256
 """Queries of a mix to choose from."""
-
-EMULATED = 5
-"""Queries that an emulator is asked: its own time is no device's latency."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure.
-
-    Args:
-        scenarios: LoadGen's, by name; Server only with an ``slo``.
-        seconds, queries: the least of each scenario.
-        slo: seconds within which Server must answer 99 %.
-        reuse: tasks of one image share what they can.
-        callers: of a closed loop; none without.
-        mix, arrivals: files; see :mod:`stagekit.bench.mix`.
-        bundles: the ``.stages`` and ``.task`` folders that were compiled, for the baseline and the roofline.
-        uncut: also measure each task as one graph.
-        accuracy: also score the tasks that have labelled pictures.
-        rounds: of the baseline and of scaling; neither is measured without.
-    """
-
-    scenarios: tuple[Scenario, ...] = SCENARIOS
-    seconds: float = 5.0
-    queries: int = 100
-    official: bool = False
-    slo: float | None = None
-    reuse: bool = True
-    callers: int = 0
-    mix: Path | None = None
-    arrivals: Path | None = None
-    bundles: tuple[Path, ...] = ()
-    uncut: bool = False
-    accuracy: bool = True
-    split: str | None = None
-    rounds: int = 30
-    tasks: tuple[str, ...] = ()
-
-    def settings(self, scenario: Scenario, rate: float) -> Settings:
-        """LoadGen's settings of a scenario."""
-        slo = self.slo or 0.1
-        if self.official:
-            return Settings.official(scenario, rate, slo)
-        return Settings(scenario, self.seconds, self.queries, rate, slo)
-
-    def of_emulator(self) -> Options:
-        """What is worth knowing of a device that is emulated: its labels, and what an image costs the emulator."""
-        few = min(self.queries, EMULATED)
-        return replace(self, scenarios=(), callers=1, seconds=0.0, queries=few, arrivals=None, rounds=0)
-
-
-@dataclass
-class Measuring:
-    """One deployment's results while they come in.
-
-    Args:
-        save: called with the results after every step.
-        folder: for LoadGen's logs and pictures.
-    """
-
-    options: Options
-    save: Callable[[Result], None]
-    folder: Path
-    progress: Callable[[str], None]
-    result: Result
-    labels: Labels = field(default_factory=dict)
-
-    def add(self, **facts: Any) -> None:
-        """Takes facts in and saves."""
-        self.result = self.result.model_copy(update=facts)
-        self.save(self.result)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """What goes wrong inside is noted, and the rest goes on."""
-        self.progress(f"{self.result.deployment.name}: {name}")
-        try:
-            yield
-        except StagekitError as error:
-            self.note(f"{name}: {error}")
-        except Exception as error:  # whatever a vendor's runtime raises, what was measured is kept
-            self.note(f"{name}: {type(error).__name__}: {error}")
-        except KeyboardInterrupt:
-            self.note(f"{name}: interrupted")
-            raise
-
-    def note(self, problem: str) -> None:
-        """The results are partial, and why."""
-        self.add(status="partial", problems=(*self.result.problems, problem))
 
 
 def measure(
@@ -161,7 +76,8 @@ def measure(
     before = memory.resident()
     recording = Recording()
     probe = noise.probe()
-    with Session(deployment, options.tasks or None, trace=recording) as session:
+    with Openings(lambda: Session(deployment, options.tasks or None, trace=recording)) as openings:
+        session = openings.session
         result = _result(deployment, manifest, session)
         options = options.of_emulator() if result.deployment.emulates else options
         names = list(session.tasks)
@@ -172,15 +88,19 @@ def measure(
         arrivals = read_arrivals(options.arrivals, names, pictures.stems) if options.arrivals else ()
         measuring = Measuring(options, save, folder, progress, result)
         measuring.add(mix=tuple(map(str, mix.request)))
+        turn = cycle(pictures.images)
+
+        def warm(session: Session) -> None:
+            session.run(next(turn))
+
         with measuring.step("warming up"):
-            for index in range(1 if result.deployment.emulates else WARM):
-                session.run(pictures.images[index % len(pictures.images)])
+            settle(session, warm, min(WARM, options.seconds), least=1 if result.deployment.emulates else 3)
         opened = memory.resident()
         memory.forget_peak()
         chosen = samples(mix, len(pictures.images), SAMPLES)
         watch = Watch(
             recording,
-            lambda: session.statistics,
+            openings.shared,
             {e.digest: e.bytes for e in manifest.engines},
             bundles.macs() if bundles else {},
         )
@@ -189,7 +109,11 @@ def measure(
         during = partial(watch.during, reuse=options.reuse, official=options.official)
         for name in options.scenarios:
             if name != "Server" or options.slo is not None:
-                _scenario(measuring, name, partial(during, name, kinds=kinds), system)
+                renewing = None
+                if name == "SingleStream" and not options.official:
+                    renewing = Renewing(openings, system, warm, options.seconds)
+                _scenario(measuring, name, partial(during, name, kinds=kinds), system, renewing)
+        session = openings.session
         if options.callers:
             loop = partial(closed_loop, system, options.callers, options.seconds, least=options.queries)
             with measuring.step(f"closed loop of {options.callers}"):
@@ -216,13 +140,19 @@ def measure(
             with measuring.step("the device's limits"):
                 measuring.add(roof=measure_roof())
     steadiest = measuring.result.scenario("SingleStream", options.reuse) or measuring.result.scenario("ClosedLoop")
-    parts = spread(steadiest.samples.latency) if steadiest else None
+    parts = spread(steadiest.samples.latency, steadiest.openings) if steadiest else None
     final = "partial" if measuring.result.problems else "complete"
     measuring.add(noise=noise.judged(probe, noise.probe(), parts), status=final)
     return measuring.result, measuring.labels
 
 
-def _scenario(measuring: Measuring, name: Scenario, during: Callable[..., ScenarioResult], system: System) -> None:
+def _scenario(
+    measuring: Measuring,
+    name: Scenario,
+    during: Callable[..., ScenarioResult],
+    system: System,
+    renewing: Renewing | None,
+) -> None:
     options, logs = measuring.options, measuring.folder / "loadgen" / name
     single = measuring.result.scenario("SingleStream", options.reuse)
     offline = measuring.result.scenario("Offline", options.reuse)
@@ -238,7 +168,12 @@ def _scenario(measuring: Measuring, name: Scenario, during: Callable[..., Scenar
                 figures = {**made.figures, "rate": Figure(value=asked, unit="1/s")}
                 made = made.model_copy(update={"figures": figures})
         else:
-            made = during(run=partial(loadgen.run, system, options.settings(name, 1.1 * rate), logs))
+            settings = options.settings(name, 1.1 * rate)
+            if renewing is None:
+                made = during(run=partial(loadgen.run, system, settings, logs))
+            else:  # LoadGen's clock goes on meanwhile
+                settings = replace(settings, seconds=settings.seconds + renewing.pauses)
+                made = during(run=partial(loadgen.run, system, settings, logs, between=renewing))
         _keep(measuring, made)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from stagekit.bench.results import CallTimes
 from stagekit.runtime.scheduler import Batch
-from stagekit.runtime.statistics import CallStatistics
 
 Row = tuple[str, bool, str, float, float, tuple[str, ...]]
 
@@ -34,27 +33,28 @@ class Recording:
         first: dict[int, float] = {}
         for _, _, _, begun, _, frames in list(self._rows):
             for frame in frames:
-                number, _, _ = frame.partition("/")
-                if number.isdigit():
+                if number := _query(frame):
                     first[int(number)] = min(begun, first.get(int(number), begun))
         return first
 
     def calls(
         self,
-        before: CallStatistics,
-        after: CallStatistics,
+        before: Mapping[str, int],
+        after: Mapping[str, int],
         sizes: Mapping[str, int],
         macs: Mapping[str, int],
     ) -> tuple[CallTimes, ...]:
         """Times by label, in the order in which labels were first seen.
 
         Args:
-            before, after: the session's counts, which know what was shared.
+            before, after: how many calls were shared until then, by label.
             sizes: bytes of engines, by digest.
             macs: multiply-accumulates of an image, by label, as far as they are known.
         """
         by_label: dict[str, list[Row]] = {}
         for row in list(self._rows):
+            if not any(map(_query, row[-1])):  # to warm up
+                continue
             by_label.setdefault(row[0], []).append(row)
         made = []
         for label, rows in by_label.items():
@@ -65,7 +65,7 @@ class Recording:
                     adapter=rows[0][1],
                     calls=sum(len(frames) for *_, frames in rows),
                     batches=len(rows),
-                    shared=after.shared[label] - before.shared[label],
+                    shared=after.get(label, 0) - before.get(label, 0),
                     sizes=dict(sorted(Counter(len(frames) for *_, frames in rows).items())),
                     median=float(np.median(seconds)),
                     p90=float(np.quantile(seconds, 0.9)),
@@ -75,3 +75,9 @@ class Recording:
                 )
             )
         return tuple(made)
+
+
+def _query(frame: str) -> str:
+    """The number of the query that a frame is named after; empty for others."""
+    number, _, _ = frame.partition("/")
+    return number if number.isdigit() else ""

@@ -17,8 +17,17 @@ Observe = Callable[[int, Answers], None]
 """Sees the answers to a sample, by its index."""
 
 
+Between = Callable[[], bool]
+"""Called between queries, outside their time; says whether it opened the system anew."""
+
+
 def unseen(index: int, answers: Answers) -> None:
     """An :data:`Observe` that looks at nothing."""
+
+
+def unbroken() -> bool:
+    """A :data:`Between` that does nothing."""
+    return False
 
 
 @dataclass(slots=True)
@@ -39,6 +48,8 @@ class Run:
         samples: answered, where a query holds several.
         summary: LoadGen's own, line by line.
         error: the first failure; queries after it are not counted.
+        openings: places in ``queries`` of the first that each opening of the deployment answered.
+        paused: seconds in between, for opening it anew.
     """
 
     queries: list[Query] = field(default_factory=list)
@@ -46,6 +57,8 @@ class Run:
     summary: dict[str, str] = field(default_factory=dict)
     error: Exception | None = None
     settings: dict[str, float | int | str] = field(default_factory=dict)
+    openings: list[int] = field(default_factory=lambda: [0])
+    paused: float = 0.0
 
     @property
     def answered(self) -> list[Query]:
@@ -59,11 +72,11 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Samples answered a second, from the first issue to the last answer."""
+        """Samples answered a second, from the first issue to the last answer, without pauses."""
         answered = self.answered
         if not answered:
             return 0.0
-        return self.samples / (max(q.ended for q in answered) - answered[0].issued)
+        return self.samples / (max(q.ended for q in answered) - answered[0].issued - self.paused)
 
 
 def closed_loop(system: System, callers: int, seconds: float, *, least: int = 1, observe: Observe = unseen) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,8 @@ from stagekit.bench.loadgen import TAIL, Settings
 from stagekit.bench.recording import Recording
 from stagekit.bench.results import Figure, Samples, ScenarioResult
 from stagekit.bench.run import Run
-from stagekit.bench.statistics import bootstrap, highest_rate, percentile
+from stagekit.bench.statistics import blocks, bootstrap, highest_rate, percentile
 from stagekit.bench.system import System
-from stagekit.runtime.statistics import CallStatistics
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 PROBE = 0.3
@@ -31,13 +30,13 @@ class Watch:
 
     Args:
         recording: of the session.
-        statistics: the session's counts now.
+        shared: calls so far whose result was there already, by label.
         sizes: bytes of engines, by digest.
         macs: by label, as far as known.
     """
 
     recording: Recording
-    statistics: Callable[[], CallStatistics]
+    shared: Callable[[], Mapping[str, int]]
     sizes: Mapping[str, int]
     macs: Mapping[str, int]
 
@@ -50,10 +49,10 @@ class Watch:
             kinds: the kind of request of each sample.
         """
         self.recording.clear()
-        before = self.statistics()
+        before = self.shared()
         ran = run()
         made = result(name, ran, self.recording.first_calls(), kinds)
-        calls = self.recording.calls(before, self.statistics(), self.sizes, self.macs)
+        calls = self.recording.calls(before, self.shared(), self.sizes, self.macs)
         return made.model_copy(update={"reuse": reuse, "official": official, "calls": calls})
 
 
@@ -72,24 +71,25 @@ def result(name: str, run: Run, first_calls: Mapping[int, float], kinds: Mapping
     if queries:
         figures["samples_per_second"] = Figure(value=run.rate, unit="1/s")
         if name != "Offline":
-            figures |= _latencies(samples)
+            figures |= _latencies(samples, run.openings)
     verdict = run.summary.get("Result is")
     return ScenarioResult(
         scenario=name,
         settings=run.settings,
         samples=samples,
         figures=figures,
+        openings=tuple(run.openings),
         loadgen=run.summary,
         valid=None if verdict is None else verdict == "VALID" and run.error is None,
         problem=None if run.error is None else str(run.error),
     )
 
 
-def _latencies(samples: Samples) -> dict[str, Figure]:
+def _latencies(samples: Samples, openings: Sequence[int]) -> dict[str, Figure]:
     latency = np.array(samples.latency)
     figures = {"mean": Figure(value=float(latency.mean()), unit="s")}
     for name, share in PERCENTILES.items():
-        low, high = bootstrap(latency, share, resamples=400)
+        low, high = bootstrap(latency, share, blocks(len(latency), openings), resamples=400)
         figures[name] = Figure(value=percentile(latency, share), unit="s", low=low, high=high)
     queued = [q for q in samples.queued if q is not None]
     if queued:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from stagekit.bench import results
 from stagekit.bench.accuracy import Labels
-from stagekit.bench.measure import Options, measure
+from stagekit.bench.measure import measure
+from stagekit.bench.options import Options
 from stagekit.bench.results import Result
 from stagekit.errors import StagekitError
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ Values = NDArray[np.float64]
 
 RESAMPLES = 1000
 LEVEL = 0.95
+
+PARTS = 10
+"""Blocks of a run, where nothing else says which samples are alike."""
 
 
 def percentile(values: Sequence[float] | Values, share: float) -> float:
@@ -30,15 +35,36 @@ def _percentiles(ordered: Values, share: float) -> Values:
     return column
 
 
+def blocks(count: int, openings: Sequence[int]) -> list[int]:
+    """Where the blocks of a run begin that are independent of each other: one an opening, or ten of one length."""
+    if len(openings) > 1:
+        return [place for place in openings if place < count]
+    return sorted({count * part // PARTS for part in range(PARTS)})
+
+
 def bootstrap(
-    values: Sequence[float] | Values, share: float = 0.5, *, resamples: int = RESAMPLES, seed: int = 0
+    values: Sequence[float] | Values,
+    share: float = 0.5,
+    blocks: Sequence[int] = (),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """The 95 % interval of a percentile: percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
-    Samples are taken to be independent.
+    Args:
+        blocks: where blocks begin; they are drawn whole, as samples within are alike. Of few blocks the
+            interval is expanded (Hesterberg, What Teachers Should Know About the Bootstrap, 2015). Without,
+            samples are taken to be independent.
     """
     given = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
+    if len(blocks) > 1:
+        parts = np.split(given, blocks[1:])
+        drawn = rng.integers(0, len(parts), (resamples, len(parts)))
+        return _interval(
+            np.array([percentile(np.concatenate([parts[i] for i in row]), share) for row in drawn]), len(parts)
+        )
     estimates = np.concatenate(
         [
             _percentiles(np.sort(given[rng.integers(0, given.size, (rows, given.size))], axis=1), share)
@@ -65,13 +91,23 @@ def ratio(
     return (float(np.median(first) / np.median(second)), *_interval(estimates))
 
 
-def spread(values: Sequence[float] | Values, parts: int = 5) -> float | None:
-    """How far the medians of consecutive parts of a run lie apart, relative to the median of all."""
+def spread(values: Sequence[float] | Values, openings: Sequence[int] = (0,), parts: int = 5) -> float | None:
+    """How far the medians of consecutive parts of a run lie apart, relative to the median of all.
+
+    Args:
+        openings: where the deployment was opened anew, which moves medians on a quiet machine too: the halves
+            of each opening are compared then, and the largest difference counts.
+    """
     given = np.asarray(values, dtype=np.float64)
-    if given.size < 4 * parts:
-        return None
-    medians = [float(np.median(part)) for part in np.array_split(given, parts)]
-    return (max(medians) - min(medians)) / float(np.median(given))
+    runs = [(given, parts, 4)] if len(openings) < 2 else [(run, 2, 16) for run in np.split(given, openings[1:])]
+    # Of few samples the medians of halves differ by chance, and the largest of several differences more so.
+    apart = [_apart(run, parts) for run, parts, least in runs if run.size >= least * parts]
+    return max(apart) / float(np.median(given)) if apart else None
+
+
+def _apart(run: Values, parts: int) -> float:
+    medians = [float(np.median(part)) for part in np.array_split(run, parts)]
+    return max(medians) - min(medians)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +150,23 @@ def highest_rate(
     return Search(good, bad, tuple(tried))
 
 
-def _interval(estimates: Values) -> tuple[float, float]:
-    low, high = np.quantile(estimates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _interval(estimates: Values, drawn: int | None = None) -> tuple[float, float]:
+    """The middle 95 % of estimates; further out where each was made of few drawn things."""
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    if drawn is not None:
+        z = _student(z, drawn - 1) * math.sqrt(drawn / (drawn - 1))
+    tail = NormalDist().cdf(-z)
+    low, high = np.quantile(estimates, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _student(z: float, freedom: int) -> float:
+    """Student's t where the normal distribution has z (Abramowitz and Stegun 26.7.5)."""
+    return z + (
+        (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
 
 
 def _chunks(resamples: int, size: int, most: int = 4_000_000) -> list[int]:

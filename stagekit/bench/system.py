@@ -60,6 +60,7 @@ class SessionSystem:
     """A session and the samples to ask it for.
 
     Args:
+        session: may be exchanged for another of the same deployment while no query is under way.
         images: uint8 (height, width, 3), in memory.
         reuse: tasks of one image share what they have in common; otherwise each task is asked for alone.
     """
@@ -67,7 +68,7 @@ class SessionSystem:
     def __init__(
         self, session: Session, images: Sequence[Array], samples: Sequence[Sample], reuse: bool = True
     ) -> None:
-        self._session = session
+        self.session = session
         self._images = images
         self._parts = [s.parts if reuse else _alone(s) for s in samples]
 
@@ -75,7 +76,7 @@ class SessionSystem:
         parts = self._parts[index]
         if len(parts) == 1:
             image, tasks = parts[0]
-            return [self._session.run(self._frame(number, 0, image), tasks)]
+            return [self.session.run(self._frame(number, 0, image), tasks)]
         return [future.result() for future in self._start(number, index)]
 
     def submit(self, number: int, index: int, done: Done) -> None:
@@ -87,7 +88,7 @@ class SessionSystem:
 
     def _start(self, number: int, index: int) -> list[Future[dict[str, Array]]]:
         return [
-            self._session.submit(self._frame(number, place, image), tasks)
+            self.session.submit(self._frame(number, place, image), tasks)
             for place, (image, tasks) in enumerate(self._parts[index])
         ]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagekit.bench.matrix import Outcome
-    from stagekit.bench.measure import Options
-    from stagekit.bench.report.tables import Table
+    from stagekit.bench.options import Options
+    from stagekit.bench.report.cells import Table
     from stagekit.bench.results import Result
 
 
@@ -143,7 +143,7 @@ def _options(
     bundles: tuple[Path, ...],
     **plain: Any,
 ) -> Options:
-    from stagekit.bench.measure import Options
+    from stagekit.bench.options import Options
 
     if baseline and not bundles:
         raise UsageError("--baseline uncut needs the .stages and .task that were compiled", where="--bundle")

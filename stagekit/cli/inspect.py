@@ -73,8 +73,8 @@ def command(
         task = read_manifest(path, TaskManifest)
         emit(task.model_dump(mode="json", by_alias=True), _task(task, path), as_json)
     elif kind == "calibration":
-        from stagekit.cli.calibrate import describe as describe_record
-        from stagekit.cli.calibrate import facts
+        from stagekit.cli.calibration_text import describe as describe_record
+        from stagekit.cli.calibration_text import facts
         from stagekit.quant.record import load as load_record
 
         record = load_record(path)
@@ -114,7 +114,9 @@ def _kind(path: Path) -> str:
 
     try:
         kind = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError) as error:
+    except ValueError as error:
+        raise BundleError(f"the manifest is not JSON: {error}", where=path / MANIFEST) from error
+    except (OSError, AttributeError) as error:
         raise BundleError("expected a .stages, .task, .calib or .deploy folder, or an ONNX file", where=path) from error
     if kind not in KINDS:
         raise BundleError(f"its manifest is of kind {kind!r}; known: {', '.join(KINDS)}", where=path)

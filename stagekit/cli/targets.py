@@ -23,11 +23,14 @@ def command(as_json: bool) -> None:
     """
     from stagekit import target as targets
 
-    rows = [_describe(name) for name in targets.entries()]
+    names: dict[str, list[str]] = {}
+    for entry in targets.entries().values():
+        names.setdefault(entry.value, []).append(entry.name)
+    rows = [_describe(*same) for same in names.values()]
     emit({"targets": rows}, _text(rows), as_json)
 
 
-def _describe(name: str) -> dict[str, Any]:
+def _describe(name: str, *aliases: str) -> dict[str, Any]:
     from stagekit import target as targets
 
     profiles = list(targets.shipped_profiles(name))
@@ -35,10 +38,11 @@ def _describe(name: str) -> dict[str, Any]:
         target = targets.get(name)
         found = target.probe()
     except StagekitError as error:
-        return {"name": name, "build": False, "run": False, "reason": error.what, "remedy": error.remedy or ""}
+        none = {"build": False, "run": False, "reason": error.what, "remedy": error.remedy or ""}
+        return {"name": name, "aliases": list(aliases), **none}
     return {
         "name": name,
-        "alias_of": target.name if target.name != name else None,
+        "aliases": list(aliases),
         "build": found.build,
         "run": found.run,
         "version": found.version,
@@ -54,7 +58,7 @@ def _describe(name: str) -> dict[str, Any]:
 def _text(rows: list[dict[str, Any]]) -> str:
     shown = [
         (
-            r["name"],
+            r["name"] + "".join(f" ({alias})" for alias in r["aliases"]),
             "yes" if r["build"] else "no",
             "yes" if r["run"] else "no",
             r.get("version", ""),

@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from stagekit.graph import Graph
 from stagekit.graph.constants import add_constant
-from stagekit.quant.formats import Array, dequantise, quantise
+from stagekit.quant.formats import Array, dequantise
 from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.qdq import channel_axis, weight_quantization
+from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
 
@@ -55,7 +56,7 @@ def mean_error(node: ir.Node, weight: Array, mean: Array, scheme: QuantScheme) -
     """(W' - W) E[x] for each output channel; ``None`` where the mean's channels are not the weight's."""
     channels = channel_axis(node, weight.ndim)
     quantization = weight_quantization(weight, channels if scheme.per_channel else None, scheme.weight, channels)
-    error = dequantise(quantise(weight, quantization, scheme.weight), quantization).astype(np.float64) - weight
+    error = dequantise(quantise_weight(weight, quantization, scheme), quantization).astype(np.float64) - weight
     if node.op_type == "Conv":
         groups = node.attributes.get_int("group", 1)
         taps = error.sum(axis=tuple(range(2, error.ndim)))

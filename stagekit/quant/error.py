@@ -19,7 +19,11 @@ def sqnr(reference: Array, noisy: Array) -> float:
     Infinite where both are equal; of a signal that is zero throughout and a noise that is not, minus infinite.
     """
     signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(reference.astype(np.float64) - noisy).sum())
+    return decibels(signal, float(np.square(reference.astype(np.float64) - noisy).sum()))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Of two powers; see :func:`sqnr`."""
     if noise == 0.0:
         return float("inf")
     return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")

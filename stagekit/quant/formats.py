@@ -85,10 +85,16 @@ def limits(form: NumberFormat, quantization: Quantization) -> tuple[float, float
 
 def quantise(values: Array, quantization: Quantization, form: NumberFormat) -> Array:
     """Stored integers of real values: divide, round half to even, shift, clamp."""
-    scale, zero = _broadcast(quantization, values.ndim)
-    stored = np.rint(values.astype(np.float64) / scale) + zero
+    _, zero = _broadcast(quantization, values.ndim)
+    stored = np.rint(steps(values, quantization)) + zero
     integers: Array = np.clip(stored, form.low, form.high).astype(DTYPES[form.dtype])
     return integers
+
+
+def steps(values: Array, quantization: Quantization) -> Array:
+    """Real values in units of their scale, float64: what rounding starts from."""
+    scale, _ = _broadcast(quantization, values.ndim)
+    return np.asarray(values.astype(np.float64) / scale)
 
 
 def dequantise(stored: Array, quantization: Quantization) -> Array:

@@ -17,6 +17,7 @@ from stagekit.graph.spec import DTYPES, Quantization
 from stagekit.quant.formats import Array, NumberFormat, dequantise, quantise
 from stagekit.quant.opset import raised
 from stagekit.quant.positions import MOVES, PRODUCTS, Positions, bias_reader, weight_of
+from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 
 OPSET = {"int8": 13, "uint8": 13, "int16": 21}
@@ -162,7 +163,8 @@ class _Edit:
         if key not in self._weights:
             array = tensor.numpy().astype(np.float32)
             quantization = weight_quantization(array, axis, self.scheme.weight, channels)
-            dequantised = self._constant(key[0], array, quantization, self.scheme.weight, node)
+            stored = quantise_weight(array, quantization, self.scheme)
+            dequantised = self._constant(key[0], stored, quantization, self.scheme.weight, node)
             self._weights[key] = dequantised, quantization
         dequantised, quantization = self._weights[key]
         node.replace_input_with(1, dequantised)
@@ -181,7 +183,8 @@ class _Edit:
         scales = np.broadcast_to(np.asarray(weight.scale), (bias.size,))
         product = Quantization(tuple(float(np.float32(data.scale[0] * s)) for s in scales), (0,) * bias.size, 0)
         form = NumberFormat("int32", symmetric=True)
-        constant = self._constant(f"{value.name}/{node.name}", bias.numpy(), product, form, node)
+        stored = quantise(bias.numpy(), product, form)
+        constant = self._constant(f"{value.name}/{node.name}", stored, product, form, node)
         reader[0].replace_input_with(reader[1], constant)
 
     def drop_unused(self) -> None:
@@ -191,10 +194,10 @@ class _Edit:
                 del self.body.initializers[name]
 
     def _constant(
-        self, name: str, array: Array, quantization: Quantization, form: NumberFormat, before: ir.Node
+        self, name: str, stored: Array, quantization: Quantization, form: NumberFormat, before: ir.Node
     ) -> ir.Value:
-        stored = self._initializer(f"{name}/quantised", quantise(array, quantization, form))
-        node = self._node("DequantizeLinear", stored, quantization, form, name)
+        value = self._initializer(f"{name}/quantised", stored)
+        node = self._node("DequantizeLinear", value, quantization, form, name)
         self.body.insert_before(before, node)
         return node.outputs[0]
 

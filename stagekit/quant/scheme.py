@@ -47,6 +47,7 @@ class QuantScheme:
 
     Args:
         headroom: bits left free above an activation's range, for devices whose numbers wrap around.
+        keep_sums: a kernel's taps are rounded so that their sum stays; see :mod:`stagekit.quant.rounding`.
         bias_bits: of the integers that biases become on the device; see :mod:`stagekit.quant.short_bias`.
         integer_only: all that is stored is an integer; see :mod:`stagekit.quant.stored`.
         wide: the format of softmax's results and the residual stream on such a device, where it is another.
@@ -56,6 +57,7 @@ class QuantScheme:
     weight: NumberFormat = field(default=NumberFormat("int8", symmetric=True))
     bias: Bias = "float"
     per_channel: bool = True
+    keep_sums: bool = True
     headroom: int = 0
     bias_bits: int = 32
     integer_only: bool = False
@@ -89,10 +91,10 @@ def scheme_of(profile: Profile) -> QuantScheme:
         NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid),
         bias,
         bool(profile.options.get("per_channel", True)),
-        headroom,
-        bias_bits,
-        integer_only,
-        NumberFormat(wide, True, grid) if wide != activation else None,
+        headroom=headroom,
+        bias_bits=bias_bits,
+        integer_only=integer_only,
+        wide=NumberFormat(wide, True, grid) if wide != activation else None,
     )
 
 

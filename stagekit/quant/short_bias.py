@@ -19,9 +19,10 @@ import onnx_ir as ir
 from stagekit.graph import Graph
 from stagekit.graph.constants import replace_weight
 from stagekit.graph.spec import Quantization
-from stagekit.quant.formats import Array, dequantise, quantise
+from stagekit.quant.formats import Array, dequantise
 from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.qdq import channel_axis, weight_quantization
+from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
 
@@ -36,7 +37,7 @@ def with_short_biases(
     """The graph with biases on the grid of ``scheme.bias_bits`` and weights rounded to make up for it.
 
     Args:
-        graph: its biases corrected for weights that are rounded to the nearest.
+        graph: its biases corrected for weights rounded as :mod:`stagekit.quant.rounding` does.
         quantizations: of the tensors that the positions name; likewise ``statistics``.
     """
     model = graph.edit()
@@ -53,11 +54,11 @@ def with_short_biases(
             continue
         fitted = weight_quantization(real, None, scheme.weight, channels)
         short = on_grid(wanted, quantizations[source].scale[0] * fitted.scale[0], scheme.bias_bits)
+        moved = np.moveaxis(real, channels, 0)
         rows, mean_rows = (np.moveaxis(a, channels, 0).reshape(wanted.size, -1) for a in (real, means))
-        stored = quantise(rows, fitted, scheme.weight).astype(np.int64)
+        stored = quantise_weight(moved, fitted, scheme).astype(np.int64).reshape(rows.shape)
         for row, held, mean, error in zip(rows, stored, mean_rows, short - wanted, strict=True):
             _flip(row / fitted.scale[0], held, mean * fitted.scale[0], error, scheme.weight.low, scheme.weight.high)
-        moved = np.moveaxis(real, channels, 0)
         rounded = np.moveaxis(dequantise(stored, fitted).reshape(moved.shape), 0, channels)
         replace_weight(model.graph, node, 1, rounded, "short")
         replace_weight(model.graph, *reader, short.reshape(bias.shape.numpy()), "short")

@@ -58,7 +58,7 @@ def chain_positions(
         if integer_only:
             positions = stored_positions(graph, arriving)
         else:
-            positions = find_positions(graph, arriving, _for_stage(keep_float, name))
+            positions = find_positions(graph, arriving, patterns_for(keep_float, name))
         found.append(positions)
         arriving = {s.name for s in graph.outputs if s.name in positions.tensors}
     if not integer_only:
@@ -122,6 +122,19 @@ def chain_hashes(stages: Sequence[tuple[str, Graph]]) -> dict[str, dict[str, str
     return found
 
 
+def stored_formats(
+    stages: Sequence[tuple[str, Graph]], calibration: Calibration, scheme: QuantScheme
+) -> dict[str, NumberFormat]:
+    """The formats of what the scheme stores as integers, by the tensors' hashes."""
+    hashes = chain_hashes(stages)
+    places = chain_positions(stages, calibration.keep_float, scheme.integer_only)
+    return {
+        hashes[name][tensor]: scheme.form(tensor, positions)
+        for (name, _), positions in zip(stages, places, strict=True)
+        for tensor in positions.sources
+    }
+
+
 def statistics_of(calibration: Calibration, hashes: Mapping[str, str], stage: str, tensor: str) -> Statistics:
     """What the record knows of a tensor.
 
@@ -146,7 +159,8 @@ def activation_quantization(
     return replace(found, scale=tuple(s * 2**scheme.headroom for s in found.scale)) if scheme.headroom else found
 
 
-def _for_stage(patterns: Sequence[str], stage: str) -> list[str]:
+def patterns_for(patterns: Sequence[str], stage: str) -> list[str]:
+    """Of keep-in-float patterns (``stage/node``, or ``node`` in any stage), those of one stage, for its nodes."""
     chosen = []
     for pattern in patterns:
         before, slash, node = pattern.partition("/")

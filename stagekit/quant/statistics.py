@@ -18,6 +18,9 @@ Array = np.ndarray[Any, Any]
 BINS = 8192
 """Enough for 32 bins to an int8 step of the widest range, and 64 KiB."""
 
+BLOCK = 65536
+"""Values counted at a time: what lies in between stays in the cache, which takes a third of the time."""
+
 SMALLEST_EXPONENT = -60
 
 MOMENTUM = 0.9
@@ -83,20 +86,27 @@ def observe(values: Array, channel_axis: int) -> Statistics:
     Args:
         channel_axis: the axis that ``channel_mean`` and ``channel_reach`` keep.
     """
-    low, high = float(values.min()), float(values.max())
+    others = tuple(a for a in range(values.ndim) if a != channel_axis % max(values.ndim, 1))
+    lows, highs = np.atleast_1d(values.min(axis=others)), np.atleast_1d(values.max(axis=others))
+    low, high = float(lows.min()), float(highs.max())
     reach = max(-low, high)
     exponent = max(frexp(reach)[1], SMALLEST_EXPONENT) if reach else SMALLEST_EXPONENT
-    stored = values * np.float32(BINS / 2.0 ** (exponent + 1))
-    np.floor(stored, out=stored)  # before the offset, in which float32 would lose small values below zero
-    stored += BINS / 2
-    index = stored.astype(np.int32).ravel()
-    np.minimum(index, BINS - 1, out=index)  # float32 rounds the last value below the end up to it
-    others = tuple(a for a in range(values.ndim) if a != channel_axis % max(values.ndim, 1))
     # Frames share channels, not sums: float64 keeps the mean independent of how numpy splits the sum.
-    mean = values.mean(axis=others, dtype=np.float64)
-    reaches = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float64)
-    counts = np.bincount(index, minlength=BINS).astype(np.int64)
-    return Statistics(low, high, low, high, 1, exponent, counts, np.atleast_1d(mean), np.atleast_1d(reaches))
+    mean = np.atleast_1d(values.mean(axis=others, dtype=np.float64))
+    reaches = np.maximum(highs, -lows).astype(np.float64)
+    return Statistics(low, high, low, high, 1, exponent, _histogram(values, exponent), mean, reaches)
+
+
+def _histogram(values: Array, exponent: int) -> Array:
+    counts = np.zeros(BINS + 1, np.int64)
+    flat, factor = values.reshape(-1), np.float32(BINS / 2.0 ** (exponent + 1))
+    for start in range(0, flat.size, BLOCK):
+        stored = flat[start : start + BLOCK] * factor
+        np.floor(stored, out=stored)  # before the offset, in which float32 would lose small values below zero
+        stored += BINS // 2
+        counts += np.bincount(stored.astype(np.int64), minlength=BINS + 1)
+    counts[BINS - 1] += counts[BINS]  # float32 rounds the last value below the end up to it
+    return counts[:BINS]
 
 
 def _widened(statistics: Statistics, exponent: int) -> Array:

@@ -1,15 +1,16 @@
 """Real devices for a scheduler: threads that take batches, run them on lanes and bring back what came of them.
 
-A device has as many threads as batches it may have in flight. Decisions are made under one lock, engine calls
-outside it. A lane that can run in its caller's thread does (``run``), and a caller who waits for an answer runs
-batches himself meanwhile: a single request then sees no change of threads from its first stage to its last.
+A device has as many threads as batches it may have in flight; an ordered one has a single thread, which starts a
+call before it waits for the one before. Decisions are made under one lock, engine calls outside it. A lane that can
+run in its caller's thread does (``run``), and a caller who waits for an answer runs batches himself meanwhile: a
+single request then sees no change of threads from its first stage to its last.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from stagekit.errors import Cancelled, EngineError
 from stagekit.graph.shapes import BATCH
@@ -18,7 +19,7 @@ from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue
 from stagekit.runtime.registry import Entry
 from stagekit.runtime.scheduler import Scheduler
-from stagekit.runtime.slots import Recorder, Running, Slot, what
+from stagekit.runtime.slots import Recorder, Slot, what
 from stagekit.runtime.statistics import CallStatistics
 from stagekit.runtime.work import Frame, Request, nobody
 from stagekit.target import Engine
@@ -39,6 +40,7 @@ class Driver:
         reopen: how to open an engine that failed once more; without it, its first failure is its last.
         clock: seconds.
         recorder: told about every batch.
+        ordered: names of devices whose engines' lanes have ``start``; see :class:`stagekit.target.Target`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Driver:
         reopen: Reopen | None = None,
         clock: Callable[[], float] = time.perf_counter,
         recorder: Recorder | None = None,
+        ordered: Collection[str] = (),
     ) -> None:
         self.clock = clock
         self.recorder = recorder
@@ -66,12 +69,17 @@ class Driver:
         self._changing = threading.Lock()
         self._idle = dict.fromkeys(scheduler.devices, 0)
         self._woken = {name: threading.Condition(self._lock) for name in scheduler.devices}
-        self._slots = {n: [Slot(self, i) for i in reversed(range(d.depth))] for n, d in scheduler.devices.items()}
-        self._all_slots = [slot for free in self._slots.values() for slot in free]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(device,), name=f"{name}-{slot}", daemon=True)
+        self._free = {
+            name: [Slot(self, device, 0, device.depth)]
+            if name in ordered
+            else [Slot(self, device, number) for number in reversed(range(device.depth))]
             for name, device in scheduler.devices.items()
-            for slot in range(device.depth)
+        }
+        """Slots that no thread uses now."""
+        self._slots = [slot for free in self._free.values() for slot in free]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(s.device,), name=f"{s.device.name}-{s.number}", daemon=True)
+            for s in self._slots
         ]
         for thread in self._threads:
             thread.start()
@@ -164,14 +172,16 @@ class Driver:
             request = self._scheduler.submit(
                 frame, tasks, now, None if deadline is None else now + deadline, priority, done
             )
-            running = self._start(self._scheduler.devices.values()) if waits else None
+            slot = self._pick(self._scheduler.devices.values()) if waits else None
             finished = self._after()
         self._deliver(finished)
-        while running is not None:
-            running.execute(self.clock, self.recorder)
+        while slot is not None:
+            slot.advance(self.clock, self.recorder)
             with self._lock:
-                self._take_back(running)
-                running = None if request.done else self._start(self._scheduler.devices.values())
+                self._report(slot)
+                if (request.done and not self._closed) or not self._goes_on(slot):
+                    self._free[slot.device.name].append(slot)
+                    slot = None if request.done else self._pick(self._scheduler.devices.values())
                 finished = self._after()
             self._deliver(finished)
         return request
@@ -188,7 +198,7 @@ class Driver:
         """What happened so far."""
         with self._lock:
             statistics = self._scheduler.statistics()
-            statistics.gathered_bytes = sum(slot.gathered for slot in self._all_slots)
+            statistics.gathered_bytes = sum(slot.gathered for slot in self._slots)
             statistics.requests["refused"] = self._admission.refused
             return statistics
 
@@ -213,40 +223,52 @@ class Driver:
 
     def _serve(self, device: DeviceQueue) -> None:
         """A thread of a device: runs batches until the driver is closed."""
-        running: Running | None = None
+        slot: Slot | None = None
         while True:
-            if running is not None:
-                running.execute(self.clock, self.recorder)
+            if slot is not None:
+                slot.advance(self.clock, self.recorder)
             with self._lock:
-                if running is not None:
-                    self._take_back(running)
-                running = self._start((device,))
+                if slot is not None:
+                    self._report(slot)
+                    if not self._goes_on(slot):
+                        self._free[device.name].append(slot)
+                        slot = None
+                if slot is None:
+                    slot = self._pick((device,))
                 finished = self._after()
-                if running is None and not finished:
+                if slot is None and not finished:
                     if self._closed:
                         return
                     self._rest(device)
             self._deliver(finished)
 
-    def _start(self, devices: Iterable[DeviceQueue]) -> Running | None:
-        """Under the lock: a batch to run, and a slot to run it in."""
+    def _pick(self, devices: Iterable[DeviceQueue]) -> Slot | None:
+        """Under the lock: a slot with something to do, for the calling thread alone."""
         for device in devices:
-            batch = self._scheduler.next_batch(device, self.clock())
-            if batch is not None:
-                return Running(batch, self._slots[device.name].pop())
+            free = self._free[device.name]
+            if free and self._goes_on(free[-1]):
+                return free.pop()
         return None
 
-    def _take_back(self, running: Running) -> None:
-        """Under the lock: what came of a batch, and its slot."""
-        self._slots[running.batch.queue.device.name].append(running.slot)
-        self._scheduler.complete(running.batch, running.outcomes, running.ended)
+    def _goes_on(self, slot: Slot) -> bool:
+        """Under the lock: whether there is something to start in a slot, which is noted there, or to wait for."""
+        slot.batch = self._scheduler.next_batch(slot.device, self.clock())
+        return slot.batch is not None or bool(slot.under_way)
+
+    def _report(self, slot: Slot) -> None:
+        """Under the lock: tells the scheduler what a slot has done and what it has started."""
+        done, fresh, slot.done, slot.fresh = slot.done, slot.fresh, None, None
+        if done is not None:
+            self._scheduler.complete(done.batch, done.outcomes, done.ended)
+        if fresh is not None and fresh.call is not None:
+            self._scheduler.started(fresh.batch, fresh.call.outputs)
 
     def _after(self) -> list[Request]:
         """Under the lock, after anything happened: wakes who has something to do, returns whom to tell."""
         for name, idle in self._idle.items():
-            if idle:
+            if idle and self._free[name]:
                 device = self._scheduler.devices[name]
-                if device.heap and device.in_flight < device.depth:
+                if (device.heap and device.in_flight < device.depth) or self._free[name][-1].under_way:
                     self._woken[name].notify()
         finished, self._scheduler.finished = self._scheduler.finished, []
         if finished:

@@ -83,8 +83,25 @@ class Flow:
         queue.ready += 1
         queue.push(work)
 
+    def started(self, work: Work, values: tuple[Value, ...]) -> None:
+        """It runs, on a device that keeps the order of calls: its readers there need not wait for it to end."""
+        work.values = values
+        device, elsewhere = work.step.queue.device, list[Work]()
+        for reader in work.readers:
+            if reader.step.queue.device is not device:
+                elsewhere.append(reader)
+                continue
+            work.ahead.append(reader)
+            self._has_one_more(reader)
+        work.readers = elsewhere
+
     def done(self, work: Work, values: tuple[Value, ...]) -> None:
         """Its outputs are there: whoever waited for them goes on, and what it read has a reader less."""
+        if work.ahead and work.values is not values:  # the call was made again: what read the first outputs is void
+            for reader in work.ahead:
+                if reader.state == RUNNING:
+                    reader.spoilt = True
+        work.ahead = []
         work.state, work.values = DONE, values
         queue = work.step.queue
         queue.active -= 1
@@ -94,10 +111,7 @@ class Flow:
                 self.release(before)
         work.inputs = []
         for reader in work.readers:
-            if reader.state == WAITING:
-                reader.missing -= 1
-                if reader.missing == 0:
-                    self.ready(reader)
+            self._has_one_more(reader)
         work.readers = []
         for request, place in work.requests:
             work.reads -= 1
@@ -105,6 +119,12 @@ class Flow:
         work.requests = []
         if work.reads == 0:
             self.free(work)
+
+    def _has_one_more(self, reader: Work) -> None:
+        if reader.state == WAITING:
+            reader.missing -= 1
+            if reader.missing == 0:
+                self.ready(reader)
 
     def release(self, work: Work) -> None:
         """A reader less: done values go after the last, and what has not started is not started."""
@@ -128,14 +148,16 @@ class Flow:
 
     def fail(self, work: Work, error: Exception) -> None:
         """Its requests fail, and so does everything that waits for it."""
-        readers, requests = work.readers, work.requests
-        work.readers, work.requests = [], []
+        readers, requests = [*work.readers, *work.ahead], work.requests
+        work.readers, work.ahead, work.requests = [], [], []
         self._discard(work, FAILED)
         for request, place in requests:
             self._settle(request, place, error)
         for reader in readers:
-            if reader.state == WAITING:
+            if reader.state < RUNNING:
                 self.fail(reader, error)
+            elif reader.state == RUNNING:
+                reader.spoilt = error
 
     def _discard(self, work: Work, state: int) -> None:
         if work.state == READY:

@@ -24,12 +24,26 @@ class Place:
     Args:
         name: ``openvino CPU``; the row in a trace.
         in_flight: calls worth having under way at once.
+        ordered: see :class:`stagekit.target.Target`.
     """
 
     name: str
     target: Target
     profile: Profile
     in_flight: int
+    ordered: bool
+
+    @classmethod
+    def of(cls, target: Target, profile: Profile) -> Place:
+        """Where a target runs what was built with a profile."""
+        says, ordered = getattr(target, "in_flight", None), getattr(target, "ordered", None)
+        return cls(
+            f"{target.name} {profile.device}",
+            target,
+            profile,
+            BOTH if says is None else says(profile),
+            ordered is not None and ordered(profile),
+        )
 
 
 class Deployment:
@@ -116,5 +130,4 @@ def _place(target_name: str, profile: dict[str, object], path: Path) -> Place:
     if not available.run:
         raise TargetUnavailable(available.reason, where=target_name, remedy=available.remedy)
     parsed = targets.parse_profile(profile, str(profile.get("name", "")), where=str(path))
-    says = getattr(target, "in_flight", None)
-    return Place(f"{target.name} {parsed.device}", target, parsed, BOTH if says is None else says(parsed))
+    return Place.of(target, parsed)

@@ -200,6 +200,14 @@ class Scheduler:
         device.in_flight += 1
         return Batch(queue, queue.take(), now)
 
+    def started(self, batch: Batch, values: tuple[Value, ...]) -> None:
+        """A batch of one runs on a device that keeps the order of calls, and its outputs will be ``values``.
+
+        What reads them on that device may start at once, behind it. If they turn out otherwise (the call fails, or
+        :meth:`complete` brings other outputs), whatever was started so far is ``spoilt`` and has to be made again.
+        """
+        self._flow.started(batch.works[0], values)
+
     def complete(self, batch: Batch, outcomes: Sequence[Value | Exception], now: float) -> None:
         """Takes back a batch.
 
@@ -215,7 +223,8 @@ class Scheduler:
         if now > device.since:
             device.busy += now - device.since
             device.since = now
-        queue.cost.observe(len(works), seconds)
+        if len(queue.sizes) > 1:  # elsewhere there is nothing to choose
+            queue.cost.observe(len(works), seconds)
         tally = works[0].step.tally
         tally.calls += len(works)
         tally.batches += 1

@@ -86,6 +86,7 @@ class Work:
     """A step for a frame: waiting for inputs, ready, running, or done and being read."""
 
     __slots__ = (
+        "ahead",
         "due",
         "frame",
         "inputs",
@@ -97,6 +98,7 @@ class Work:
         "requests",
         "sequence",
         "solo",
+        "spoilt",
         "state",
         "step",
         "task",
@@ -117,12 +119,17 @@ class Work:
         self.reads = 0
         """Known readers to come: later work and requests. At 0 the values go."""
         self.readers: list[Work] = []
+        self.ahead: list[Work] = []
+        """Readers that were let go on while it runs, on the same device."""
         self.requests: list[tuple[Request, int]] = []
         """Requests whose result it holds, with the place in their list of results."""
         self.state: int = WAITING
         self.solo = False
         """Runs alone: it was in a batch that failed."""
+        self.spoilt: Exception | bool = False
+        """It was started ahead, behind a call that then failed (why) or was made again (true)."""
         self.values: tuple[Value, ...] | None = None
+        """Its outputs; while it runs, where they will be, for calls started behind it on the same device."""
         self.rank: tuple[float, ...] = ()
         self.sequence = 0
 

@@ -23,6 +23,7 @@ from stagekit.models.prompted import PromptedNetwork, PromptedOutput
 from stagekit.tune import checkpoint
 from stagekit.tune.checkpoint import Progressed
 from stagekit.tune.interrupt import deferred_interrupts
+from stagekit.tune.memory import keep_freed_memory
 from stagekit.tune.recipe import Recipe
 from stagekit.tune.schedule import create_optimizer, rate_factor, set_rates
 
@@ -95,6 +96,7 @@ def learn(
         KeyboardInterrupt: after SIGINT, once a checkpoint is written.
     """
     train, frozen = recipe.train, recipe.method.frozen
+    keep_freed_memory()
     optimizer = create_optimizer(network, train)
     folder.mkdir(parents=True, exist_ok=True)
     with _repeatable(train.seed, next(network.head.parameters()).device), deferred_interrupts() as interrupted:

@@ -105,7 +105,7 @@ def _convolution(program: Program, step: p.Convolution) -> Callable[[Floats], Fl
     def total(x: Floats) -> Floats:
         top, left, bottom, right = step.pads
         image = np.pad(x.transpose(0, 2, 3, 1), ((0, 0), (top, bottom), (left, right), (0, 0)))
-        views = taps(image, step, (kh, kw))
+        views = taps(image, (kh, kw), step.strides, step.dilations)
         if per_group == 1 and outs == step.groups:
             result = views[0] * flat[:, 0, 0]
             for index, tap in enumerate(views[1:], 1):
@@ -123,9 +123,11 @@ def _convolution(program: Program, step: p.Convolution) -> Callable[[Floats], Fl
     return total
 
 
-def taps(image: Array, step: p.Convolution, kernel: tuple[int, int]) -> list[Array]:
+def taps(
+    image: Array, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int] = (1, 1)
+) -> list[Array]:
     """For each place of the kernel, what it sees of a padded image: (batch, out h, out w, channels) views."""
-    (sh, sw), (dh, dw), (kh, kw) = step.strides, step.dilations, kernel
+    (sh, sw), (dh, dw), (kh, kw) = strides, dilations, kernel
     height = (image.shape[1] - dh * (kh - 1) - 1) // sh + 1
     width = (image.shape[2] - dw * (kw - 1) - 1) // sw + 1
     return [

@@ -14,7 +14,8 @@ import numpy as np
 
 from stagekit_fixedpoint import reference
 from stagekit_fixedpoint.arithmetic import Ints
-from stagekit_fixedpoint.program import Program, pack_arrays
+from stagekit_fixedpoint.files import pack_arrays, to_json
+from stagekit_fixedpoint.program import Program
 
 
 def export(program: Program, folder: Path, inputs: Mapping[str, Ints] | None = None) -> list[Path]:
@@ -25,7 +26,7 @@ def export(program: Program, folder: Path, inputs: Mapping[str, Ints] | None = N
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "program.json", folder / "memory.npz"]
-    files[0].write_text(program.to_json(), encoding="utf-8")
+    files[0].write_text(to_json(program), encoding="utf-8")
     files[1].write_bytes(pack_arrays(program.arrays))
     if inputs is None:
         return files

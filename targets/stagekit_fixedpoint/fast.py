@@ -4,6 +4,7 @@
 kernel     ONNX Runtime's 8-bit kernels (:mod:`~stagekit_fixedpoint.kernels`), joined to segments
 table      a function of one 8-bit tensor, or of two: all of its values, from the reference
 bytes      16-bit products as four 8-bit ones (:mod:`~stagekit_fixedpoint.wide`)
+maximum    the largest of a window, place by place, in the stored type
 float64    sums of products in BLAS, bounded below 2**53 (:mod:`~stagekit_fixedpoint.blas`)
 reference  numpy int64
 ========== =================================================================================
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -55,7 +57,7 @@ class Fast:
                 continue
             self._flush(run, index, threads)
             run = []
-            self.choices.append(self._single(step, why, threads))
+            self.choices.append(self._single(step, why))
         self._flush(run, len(program.steps), threads)
 
     def run(self, inputs: Mapping[str, Array]) -> Values:
@@ -78,7 +80,7 @@ class Fast:
         segment = Segment(self.program, run, [s.output for s in run if s.output in later], threads)
         self._actions.append(lambda values: values.update(segment.run(values)))
 
-    def _single(self, step: Step, why: str, threads: int) -> Choice:
+    def _single(self, step: Step, why: str) -> Choice:
         program, kind = self.program, type(step).__name__
         tensors = [program.tensors[name] for name in step.inputs]
         narrow = all(kernels.eight_bit(t) for t in tensors)
@@ -97,10 +99,13 @@ class Fast:
             lows = [t.format.lowest for t in tensors]
             self._actions.append(lambda values: _look_up_pair(step, table, lows, values))
             return Choice(step.name, kind, "table", f"65536 pairs, from the reference; {why}")
+        if isinstance(step, p.MaxPool):
+            self._actions.append(lambda values: _max_pool(step, tensors[0].format.lowest, values))
+            return Choice(step.name, kind, "maximum", "it only picks numbers")
         proof = wide.proven(program, step)
-        if proof and isinstance(step, p.Convolution | p.Linear):
-            product = wide.prepare(program, step, threads)
-            self._actions.append(lambda values: values.update({step.output: product(values[step.inputs[0]])}))
+        if proof and isinstance(step, p.Convolution | p.Linear | p.Add):
+            compute = wide.prepare(program, step)
+            self._actions.append(lambda values: values.update({step.output: compute([values[n] for n in step.inputs])}))
             return Choice(step.name, kind, "bytes", proof)
         proof = blas.proven(program, step)
         if proof:
@@ -117,6 +122,13 @@ MOVES = (p.Reshape, p.Transpose, p.Slice, p.Concatenate, p.Pad, p.ResizeNearest)
 
 def _move(program: Program, step: Step, values: Values) -> None:
     values[step.output] = reference.evaluate(program, step, values)
+
+
+def _max_pool(step: p.MaxPool, lowest: int, values: Values) -> None:
+    top, left, bottom, right = step.pads
+    images, widths = values[step.inputs[0]].transpose(0, 2, 3, 1), ((0, 0), (top, bottom), (left, right), (0, 0))
+    seen = blas.taps(np.pad(images, widths, constant_values=lowest), step.kernel, step.strides)
+    values[step.output] = reduce(np.maximum, seen).transpose(0, 3, 1, 2)
 
 
 def _by_reference(program: Program, step: Step, values: Values) -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints
-from stagekit_fixedpoint.lowering import Builder
+from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.program import Array, Program, Tensor
 from stagekit_fixedpoint.values import Constant, Hosted, Refused, Stored, Tabulated
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint.lowering import Builder
+from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.program import Tensor
 from stagekit_fixedpoint.values import Constant, Joined, Pending, Refused, Stored, Tabulated, Value
 

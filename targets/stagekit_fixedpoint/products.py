@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
+from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.geometry import output_size, pads_of, pair
-from stagekit_fixedpoint.lowering import Builder
 from stagekit_fixedpoint.program import Step, Tensor
 from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored, Value
 

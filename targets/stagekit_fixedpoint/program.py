@@ -7,10 +7,8 @@ plain numpy, in :mod:`stagekit_fixedpoint.reference`.
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -266,73 +264,3 @@ class Program:
     arrays: Mapping[str, Array]
     accumulator_bits: int = 32
     accumulator_overflow: str = "forbid"
-
-    def to_json(self) -> str:
-        """All but the arrays."""
-        data = {
-            "device": self.device,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "accumulator_bits": self.accumulator_bits,
-            "accumulator_overflow": self.accumulator_overflow,
-            "tensors": [asdict(t) for t in self.tensors.values()],
-            "steps": [{"kind": type(s).__name__, **asdict(s)} for s in self.steps],
-        }
-        return json.dumps(data, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str, arrays: Mapping[str, Array]) -> Program:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            ValueError, KeyError, TypeError: the text is not a program.
-        """
-        data = json.loads(text)
-        tensors = [
-            Tensor(t["name"], tuple(t["shape"]), Format(**t["format"]), t["scale"], t["zero_point"])
-            for t in data["tensors"]
-        ]
-        return cls(
-            data["device"],
-            tuple(data["inputs"]),
-            tuple(data["outputs"]),
-            {t.name: t for t in tensors},
-            tuple(_step(s) for s in data["steps"]),
-            {name: array.astype(np.int64) for name, array in arrays.items()},
-            data["accumulator_bits"],
-            data["accumulator_overflow"],
-        )
-
-
-def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
-    """An ``.npz`` of the arrays, each in the smallest type that holds it; the same arrays give the same bytes."""
-    stream = io.BytesIO()
-    np.savez(stream, **{name: _narrow(array) for name, array in sorted(arrays.items())})  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def _narrow(array: Array) -> Array:
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    kind = next(
-        k for k in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(k).min <= low and high <= np.iinfo(k).max
-    )
-    return array.astype(kind)
-
-
-def _step(data: dict[str, Any]) -> Step:
-    kind = STEPS[data.pop("kind")]
-    values: dict[str, Any] = {}
-    for field in fields(kind):
-        value = data[field.name]
-        if field.name == "requantize":
-            value = Requantize(**{**value, "rescale": _rescale(value["rescale"]), "format": Format(**value["format"])})
-        elif field.name == "rescales":
-            value = tuple(_rescale(v) for v in value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[field.name] = value
-    return kind(**values)
-
-
-def _rescale(data: dict[str, Any]) -> Rescale:
-    return Rescale(tuple(data["multiplier"]), tuple(data["shift"]), data["rounding"], data["style"])

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit_fixedpoint.arithmetic import Format, is_power_of_two
-from stagekit_fixedpoint.lowering import Builder
+from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.program import Tensor
+from stagekit_fixedpoint.storing import store
 from stagekit_fixedpoint.values import Constant, Refused, Stored, Value
 
 TYPES = {"INT8": Format(8), "UINT8": Format(8, False), "INT16": Format(16), "UINT16": Format(16, False)}
@@ -35,7 +36,7 @@ def quantize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         stored = np.clip(codes, fmt.lowest, fmt.highest).astype(np.int64) - zero_point
         return (Constant(stored * scale, stored, np.array([scale])),)
     _check(builder, scale, zero_point, fmt)
-    return (builder.store(value, name, fmt, scale, zero_point),)
+    return (store(builder, value, name, fmt, scale, zero_point),)
 
 
 def dequantize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:

@@ -62,8 +62,8 @@ def convolution(program: Program, step: p.Convolution, arrays: list[Ints]) -> In
     (x,) = centred(program, step, arrays)
     seen = windows(padded(x, step.pads), (weight.shape[2], weight.shape[3]), step.strides, step.dilations)
     batch, _, height, width = seen.shape[:4]
-    columns = seen.transpose(1, 4, 5, 0, 2, 3).reshape(step.groups, -1, batch * height * width)
-    total = weight.reshape(step.groups, weight.shape[0] // step.groups, -1) @ columns
+    rows = seen.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, step.groups, -1)
+    total = weight.reshape(step.groups, weight.shape[0] // step.groups, -1) @ rows.transpose(1, 2, 0)
     total = total.reshape(-1, batch, height, width).swapaxes(0, 1) + bias[:, None, None]
     return step.requantize(accumulated(program, total), axis=1)
 

@@ -6,8 +6,8 @@ import operator
 
 import onnx_ir as ir
 
-from stagekit_fixedpoint import elementwise, limits, moves, products, quantization, sequence, spatial
-from stagekit_fixedpoint.lowering import Builder, RuleTable
+from stagekit_fixedpoint import elementwise, limits, moves, products, quantization, sequence, spatial, tables
+from stagekit_fixedpoint.builder import Builder, RuleTable
 from stagekit_fixedpoint.values import Refused, Value
 
 
@@ -29,8 +29,8 @@ RULES: RuleTable = {
     "Pow": elementwise.arithmetic_rule(operator.pow),
     **dict.fromkeys(("Relu", "Clip"), elementwise.clip),
     "Min": limits.minimum,
-    **{name: elementwise.function_rule(function) for name, function in elementwise.FUNCTIONS.items()},
-    "Cast": elementwise.cast,
+    **{name: tables.function_rule(function) for name, function in tables.FUNCTIONS.items()},
+    "Cast": tables.cast,
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), spatial.max_pool),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), spatial.average_pool),
     "Resize": spatial.resize,

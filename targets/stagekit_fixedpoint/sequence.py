@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
-from stagekit_fixedpoint.lowering import Builder
+from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.program import Step
 from stagekit_fixedpoint.transformer import NORM_BITS, SOFTMAX_BITS
 from stagekit_fixedpoint.values import Pending, Refused, Value

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
+from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.geometry import (
     Pads,
     interpolation,
@@ -16,7 +17,6 @@ from stagekit_fixedpoint.geometry import (
     pair,
     source_positions,
 )
-from stagekit_fixedpoint.lowering import Builder
 from stagekit_fixedpoint.program import Step, Tensor
 from stagekit_fixedpoint.values import Pending, Refused, Stored, Value
 

@@ -24,9 +24,10 @@ from stagekit.target import Availability, EngineBlob, Option, Profile, Progress,
 from stagekit_fixedpoint.device import Device, load_device
 from stagekit_fixedpoint.engine import run_program, to_stored
 from stagekit_fixedpoint.fast import Fast
+from stagekit_fixedpoint.files import from_json, pack_arrays, to_json
 from stagekit_fixedpoint.lowering import lower, lowered
 from stagekit_fixedpoint.observe import observe
-from stagekit_fixedpoint.program import Array, Program, Tensor, pack_arrays
+from stagekit_fixedpoint.program import Array, Program, Tensor
 from stagekit_fixedpoint.report import report
 
 ENGINE_REVISION = 2
@@ -89,7 +90,7 @@ class FixedPointTarget:
             for specs, names in ((inputs, program.inputs), (outputs, program.outputs))
             for spec, name in zip(specs, names, strict=True)
         ]
-        (workdir / FILES[0]).write_text(program.to_json(), encoding="utf-8")
+        (workdir / FILES[0]).write_text(to_json(program), encoding="utf-8")
         (workdir / FILES[1]).write_bytes(pack_arrays(program.arrays))
         metadata = {
             "toolchain": self.toolchain(profile),
@@ -149,7 +150,7 @@ def load_program(root: Path) -> Program:
     try:
         with np.load(root / FILES[1], allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        return Program.from_json((root / FILES[0]).read_text(encoding="utf-8"), arrays)
+        return from_json((root / FILES[0]).read_text(encoding="utf-8"), arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise EngineError(f"the engine is damaged: {error}", where=root, remedy="compile it again") from error
 

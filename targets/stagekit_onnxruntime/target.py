@@ -210,8 +210,15 @@ def _share_arena(vendor: ModuleType) -> None:
 
 
 def _session(vendor: ModuleType, path: Path, options: Any) -> Any:
-    # Without fallback: its retry prints to stdout.
-    return vendor.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    # Without fallback: its retry prints to stdout. The optimiser left out would make integers, with one scale a weight,
+    # of products that were kept in floats between integers.
+    return vendor.InferenceSession(
+        str(path),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["WeightBiasQuantization"],
+        enable_fallback=0,
+    )
 
 
 def _vendor_errors(vendor: ModuleType) -> tuple[type[Exception], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from stagekit_openvino.memory import OutputBlocks, OvBuffer, shared_tensor
 
 
 class OvCall:
-    """The calls of one lane: an infer request for each batch size.
+    """The calls of one lane; an infer request for each that is under way.
 
     Args:
         compiled: a model for each batch size.
@@ -22,25 +22,41 @@ class OvCall:
     """
 
     def __init__(self, compiled: Mapping[int, Any], outputs: Sequence[TensorSpec]) -> None:
-        self._ready = {batch: _Ready(model, outputs, batch) for batch, model in compiled.items()}
+        self._compiled = compiled
+        self._memory = {batch: _blocks(model, outputs, batch) for batch, model in compiled.items()}
+        self._idle = {batch: [self._request(batch)] for batch in compiled}
 
     def __call__(self, inputs: Sequence[Buffer], batch: int) -> tuple[Buffer, ...]:
-        return self._ready[batch].run(inputs)
+        given, wait = self.start(inputs, batch)
+        wait()
+        return given
+
+    def start(self, inputs: Sequence[Buffer], batch: int) -> tuple[tuple[Buffer, ...], Callable[[], None]]:
+        """Starts a call; see :class:`stagekit.calls.Starting`."""
+        idle = self._idle[batch]
+        request = idle.pop() if idle else self._request(batch)
+
+        def wait() -> None:
+            request.wait()
+            idle.append(request)
+
+        return request.start(inputs), wait
+
+    def _request(self, batch: int) -> _Request:
+        return _Request(self._compiled[batch], self._memory[batch])
 
 
-class _Ready:
-    """An infer request of one batch size, with memory for what it gives."""
+class _Request:
+    """An infer request, and the memory of the lane for what it gives."""
 
-    def __init__(self, model: Any, outputs: Sequence[TensorSpec], batch: int) -> None:
+    def __init__(self, model: Any, outputs: Sequence[OutputBlocks]) -> None:
         self._request = model.create_infer_request()
-        self._outputs = [
-            OutputBlocks(replace(spec.bind(batch=batch), shape=tuple(int(d) for d in port.shape)))
-            for spec, port in zip(outputs, model.outputs, strict=True)
-        ]
+        self._outputs = outputs
         self._bound: dict[tuple[str, int], Any] = {}
         """The tensors that the request holds, as far as they may come again: those of blocks."""
+        self.wait = self._request.wait
 
-    def run(self, inputs: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    def start(self, inputs: Sequence[Buffer]) -> tuple[Buffer, ...]:
         request, bound = self._request, self._bound
         for index, buffer in enumerate(inputs):
             if type(buffer) is OvBuffer:
@@ -59,5 +75,12 @@ class _Ready:
         # Started and waited for, the call runs on the stream's own thread, whose caches and worker threads stay
         # with it; ``infer()`` would run on this one (6 % slower in a chain).
         request.start_async()
-        request.wait()
         return given
+
+
+def _blocks(model: Any, outputs: Sequence[TensorSpec], batch: int) -> list[OutputBlocks]:
+    """Memory for the outputs of a model of one batch size."""
+    return [
+        OutputBlocks(replace(spec.bind(batch=batch), shape=tuple(int(d) for d in port.shape)))
+        for spec, port in zip(outputs, model.outputs, strict=True)
+    ]

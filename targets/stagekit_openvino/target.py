@@ -82,8 +82,16 @@ class OpenVinoTarget:
         return without_conversion(core, graph)
 
     def in_flight(self, profile: Profile) -> int:
-        """One for each stream on a CPU, which has nothing to transfer; elsewhere two, so that data move meanwhile."""
-        return int(profile.options.get("streams", 1)) if profile.device == "CPU" else 2
+        """One for each stream on a CPU, which has nothing to transfer; elsewhere two, so that data move meanwhile.
+
+        Two where calls are ordered: the second is there when the first ends.
+        """
+        streams = int(profile.options.get("streams", 1))
+        return streams if profile.device == "CPU" and not self.ordered(profile) else 2
+
+    def ordered(self, profile: Profile) -> bool:
+        """On the CPU, where all engines share one stream, which takes calls in the order in which they come."""
+        return profile.device == "CPU" and _on_one_stream(profile)
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
         """The plain form; maps also channels last, and in bf16 all of it at half the bytes as well.
@@ -156,7 +164,8 @@ class OpenVinoTarget:
             if (len(compiled[batch].inputs), len(compiled[batch].outputs)) != (len(blob.inputs), len(blob.outputs)):
                 raise EngineError("its inputs and outputs are not those of its record", where=path)
         new_call = partial(OvCall, compiled, blob.outputs)
-        return ThreadEngine(str(blob.root / blob.files[0]), blob.inputs, blob.outputs, tuple(compiled), new_call)
+        name, batches = str(blob.root / blob.files[0]), tuple(compiled)
+        return ThreadEngine(name, blob.inputs, blob.outputs, batches, new_call, self.ordered(profile))
 
 
 def _vendor() -> ModuleType:
@@ -230,11 +239,17 @@ def _properties(profile: Profile) -> dict[str, Any]:
         properties["NUM_STREAMS"] = str(streams)
         # All engines on one stream's threads, where those are what was asked for. With threads of its own each
         # engine of a chain finds the cores taken by the one before, which still spins for work (up to 15 % slower).
-        properties["EXCLUSIVE_ASYNC_REQUESTS"] = streams == 1 and threads == usable_cores()
+        properties["EXCLUSIVE_ASYNC_REQUESTS"] = _on_one_stream(profile)
         # Many engines share the cores; pinned to the same ones they would wait for each other.
         properties["ENABLE_CPU_PINNING"] = False
         properties |= canonical_export()
     return properties
+
+
+def _on_one_stream(profile: Profile) -> bool:
+    """Whether an engine on the CPU shares its threads with all others: they are as many as it may have."""
+    streams, threads = _positive(profile, "streams", 1), _positive(profile, "threads", usable_cores())
+    return streams == 1 and threads == usable_cores()
 
 
 def _positive(profile: Profile, option: str, default: int) -> int:

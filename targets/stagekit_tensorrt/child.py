@@ -1,4 +1,4 @@
-"""Running ``build_engine.py`` apart from this process: with a time limit, a live log, and crashes as errors.
+""":mod:`stagekit_tensorrt.builder` apart from this process: with a time limit, a live log, and crashes as errors.
 
 A process that has the vendor's library loaded waits for requests and forks for each, so that a crash takes one build
 with it and no other, and starting costs a build almost nothing. It ends with this process.
@@ -22,7 +22,6 @@ from typing import Any
 
 from stagekit.errors import CompileError, TargetUnavailable
 from stagekit.target import Progress
-from stagekit_tensorrt import build_engine
 from stagekit_tensorrt.config import BuildConfig
 from stagekit_tensorrt.installed import REMEDY
 
@@ -32,13 +31,15 @@ TIME_LIMIT = 3600
 TELL_EVERY = 1.0
 """Seconds between two lines of plain information that are passed on; warnings and errors are passed on at once."""
 
+BUILDER = "stagekit_tensorrt.builder"
+
 NOT_HERE = 3
 """The child's exit code where the vendor's package does not import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a build left behind: the child's result (see :func:`build_engine.build`) and its log."""
+    """What a build left behind: the child's result (see :func:`stagekit_tensorrt.builder.build.build`) and its log."""
 
     result: dict[str, Any]
     log: list[str] = field(default_factory=list)
@@ -66,7 +67,7 @@ def run(
     Args:
         progress: told of the builder's log as it comes.
         limit: seconds after which the build is ended.
-        script: in place of ``build_engine.py``.
+        script: in place of :mod:`stagekit_tensorrt.builder`.
         gpu: that TensorRT is to time kernels on.
 
     Raises:
@@ -74,11 +75,11 @@ def run(
         TargetUnavailable: the vendor's package does not import there.
     """
     builder = json.loads(request.read_text(encoding="utf-8"))["config"]["builder"]
-    path = str(script or build_engine.__file__)
-    waiting = _waiting[os.getpid(), path, builder, gpu]
+    program = (str(script),) if script else ("-m", BUILDER)
+    waiting = _waiting[os.getpid(), program, builder, gpu]
     server = waiting.pop() if waiting else None
     if server is None or server.poll() is not None:
-        server = _start(path, builder, gpu)
+        server = _start(program, builder, gpu)
     late = threading.Event()
 
     def end() -> None:
@@ -109,14 +110,14 @@ def run(
     raise _failure(server.returncode if code is None else code, log, request)
 
 
-_waiting: dict[tuple[int, str, str, int], list[subprocess.Popen[str]]] = defaultdict(list)
-"""Processes with nothing to do, by this process, script, builder and GPU."""
+_waiting: dict[tuple[int, tuple[str, ...], str, int], list[subprocess.Popen[str]]] = defaultdict(list)
+"""Processes with nothing to do, by this process, program, builder and GPU."""
 
 
-def _start(script: str, builder: str, gpu: int) -> subprocess.Popen[str]:
-    # -P: without it the script's folder, which is this package, comes first on the path.
+def _start(program: tuple[str, ...], builder: str, gpu: int) -> subprocess.Popen[str]:
+    # -P: whatever lies in the folder where we happen to be is none of the builder's.
     return subprocess.Popen(
-        [sys.executable, "-P", script, "--serve", builder],
+        [sys.executable, "-P", *program, "--serve", builder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

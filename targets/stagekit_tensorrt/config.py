@@ -21,6 +21,7 @@ OPTIONS: Mapping[str, Option] = {
     "verbosity": Option(str, "what a plan tells profilers: none, layer_names_only or detailed (default)"),
     "tf32": Option(bool, "let f32 products round to TF32's 10 bits; false"),
     "rest": Option(str, "what an int8 graph leaves in floating point: f32 (default), fp16 or bf16"),
+    "shared": Option(bool, "weights become inputs: graphs of one structure share a plan, which is built once; false"),
     "timing_cache": Option(
         bool, "keep kernel timings, of RTX compiled kernels, in the store; true", affects_engine=False
     ),
@@ -68,7 +69,7 @@ class BuildConfig:
     tf32: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON data, as ``build_engine.py`` reads it."""
+        """JSON data, as :mod:`stagekit_tensorrt.builder` reads it."""
         return {
             "builder": self.builder,
             "compute_capabilities": list(self.compute_capabilities),

@@ -19,8 +19,8 @@ import numpy as np
 
 from stagekit.errors import EngineError, TargetUnavailable
 
-SPARE_BLOCKS = 4
-"""Free blocks kept for each size; what is beyond them is given back to CUDA."""
+SPARE_BLOCKS = 16
+"""Free blocks kept for each size, as many as two lanes with all calls under way need; more go back to CUDA."""
 
 HostArray = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -60,7 +60,7 @@ class Cuda:
         self.activate()
         self.device = Pool(self._malloc, self._free)
         self.pinned = Pool(self._malloc_host, self._free_host)
-        self._downloads = self.stream()
+        self._transfers = self.stream()
 
     def activate(self) -> None:
         """Makes the GPU the calling thread's own; CUDA keeps that choice a thread."""
@@ -74,6 +74,7 @@ class Cuda:
         """
         status, *values = getattr(self.runtime, name)(*arguments)
         if status != self.runtime.cudaError_t.cudaSuccess:
+            self.runtime.cudaGetLastError()  # else whoever asks next takes it for an error of their own
             raise EngineError(f"{name} failed: {status.name}", where=f"GPU:{self.index}")
         return values[0] if len(values) == 1 else tuple(values)
 
@@ -100,12 +101,19 @@ class Cuda:
         self.call("cudaMemcpyAsync", block.address, staged.address, flat.nbytes, kind, stream)
         return block, staged
 
+    def upload(self, array: np.ndarray[Any, Any]) -> Block:
+        """Copies an array to the device and waits for that."""
+        block, staged = self.to_device(array, self._transfers)
+        self.call("cudaStreamSynchronize", self._transfers)
+        del staged  # not before
+        return block
+
     def to_host(self, block: Block, nbytes: int) -> Block:
         """Copies a block to pinned memory and waits for that."""
         staged = self.pinned.take(nbytes)
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self.call("cudaMemcpyAsync", staged.address, block.address, nbytes, kind, self._downloads)
-        self.call("cudaStreamSynchronize", self._downloads)
+        self.call("cudaMemcpyAsync", staged.address, block.address, nbytes, kind, self._transfers)
+        self.call("cudaStreamSynchronize", self._transfers)
         return staged
 
     def _malloc(self, nbytes: int) -> int:
@@ -139,7 +147,10 @@ class Event:
 
     def done(self) -> bool:
         (status,) = self._cuda.runtime.cudaEventQuery(self.handle)
-        return bool(status != self._cuda.runtime.cudaError_t.cudaErrorNotReady)
+        under_way = bool(status == self._cuda.runtime.cudaError_t.cudaErrorNotReady)
+        if under_way:
+            self._cuda.runtime.cudaGetLastError()  # it counts as an error until somebody asks
+        return not under_way
 
 
 class Pool:
@@ -156,10 +167,20 @@ class Pool:
         try:
             address = self._spare[size].pop()
         except IndexError:
-            address = self._allocate(size)
+            address = self._allocated(size)
         block = Block(address, size)
         weakref.finalize(block, self._give_back, address, size).atexit = False
         return block
+
+    def _allocated(self, size: int) -> int:
+        """New memory; where there is none left, what is spare goes first."""
+        try:
+            return self._allocate(size)
+        except EngineError:
+            for spare in list(self._spare.values()):
+                while spare:
+                    self._free(spare.pop())
+            return self._allocate(size)
 
     def _give_back(self, address: int, size: int) -> None:
         if len(self._spare[size]) < SPARE_BLOCKS:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +80,7 @@ class TrtEngine:
         runtime: of the vendor's, which must outlive it.
         log: the runtime's, which must outlive that.
         kernels: where the runtime compiles kernels, they are kept there.
+        weights: bytes of the plan's inputs that are the same in every call, by name.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class TrtEngine:
         outputs: tuple[TensorSpec, ...],
         batches: tuple[int, ...],
         kernels: KernelCache | None = None,
+        weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> None:
         self.name = name
         self.inputs = inputs
@@ -102,6 +104,7 @@ class TrtEngine:
         self.cuda = cuda
         self.log = log
         self.kernels = kernels
+        self.weights = {name: cuda.upload(array) for name, array in (weights or {}).items()}
         self._runtime: object = runtime
         self._engine: Any = vendor_engine
         self._lanes: weakref.WeakSet[TrtLane] = weakref.WeakSet()
@@ -126,6 +129,7 @@ class TrtEngine:
             self.kernels.save()
         self._engine = None
         self._runtime = None
+        self.weights = {}
 
 
 class TrtLane:
@@ -135,10 +139,16 @@ class TrtLane:
         self._engine = engine
         self._cuda = engine.cuda
         self._cuda.activate()
-        kernels = engine.kernels
-        self.context: Any = kernels.context(vendor_engine) if kernels else vendor_engine.create_execution_context()
+        self.context: Any
+        self._config: Any = None
+        if engine.kernels is not None:
+            self.context, self._config = engine.kernels.context(vendor_engine)
+        else:
+            self.context = vendor_engine.create_execution_context()
         if self.context is None:
             raise EngineError(f"TensorRT gives no execution context{last_words(engine.log)}", where=engine.name)
+        for name, block in engine.weights.items():
+            self._bind(name, block.address, None)
         self._compute = self._cuda.stream()
         self._copies = self._cuda.stream()
         for stream in (self._compute, self._copies):
@@ -153,12 +163,17 @@ class TrtLane:
             EngineError: the engine is closed, or TensorRT refuses the call.
             UsageError: the batch size, number, type or shape of the inputs is not the engine's.
         """
-        _ = self._engine.vendor_engine
         self._engine.check(inputs, batch)
         with self._lock:
+            if self.context is None:
+                raise EngineError("the lane is closed", where=self._engine.name)
             self._cuda.activate()
             self._let_go()
-            return self._start(inputs, batch)
+            try:
+                return self._start(inputs, batch)
+            except BaseException:
+                self._drain()  # what was begun uses blocks that go back to the pools with this exception
+                raise
 
     def close(self) -> None:
         """Lets calls under way finish and frees the context; whoever waits for a failed call hears of it there."""
@@ -207,6 +222,11 @@ class TrtLane:
             raise EngineError(f"TensorRT refuses {list(shape)} for input {name!r}", where=self._engine.name)
         if not self.context.set_tensor_address(name, address):
             raise EngineError(f"TensorRT refuses the address of tensor {name!r}", where=self._engine.name)
+
+    def _drain(self) -> None:
+        for stream in (self._copies, self._compute):
+            with suppress(EngineError):
+                self._cuda.call("cudaStreamSynchronize", stream)
 
     def _let_go(self) -> None:
         """Drops what finished calls held; waits for the oldest where too many are under way."""

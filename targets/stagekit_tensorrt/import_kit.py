@@ -64,7 +64,7 @@ def import_kit(folder: Path, store: Store, progress: Any = print) -> dict[str, s
 
 
 def read_result(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Who built a plan and from what: from ``build_engine.py``'s result, else from trtexec's log.
+    """Who built a plan and from what: from the builder's result, else from trtexec's log.
 
     Raises:
         BundleError: the plan is missing, is not the one reported, or was made from another ONNX file.
@@ -72,7 +72,7 @@ def read_result(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     name = entry["name"]
     plan, written = folder / f"{name}.plan", folder / f"{name}.result.json"
     if not plan.is_file():
-        raise BundleError("this plan has not been built", where=plan, remedy="python build_engine.py .")
+        raise BundleError("this plan has not been built", where=plan, remedy="python -m builder .")
     digest = hashlib.sha256(plan.read_bytes()).hexdigest()
     if written.is_file():
         result: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from stagekit.errors import TargetUnavailable
 from stagekit.target import Profile
-from stagekit_tensorrt.build_engine import BuildFailed, Differences, differences, import_vendor
+from stagekit_tensorrt.builder.vendors import BuildFailed, Differences, differences, import_vendor
 from stagekit_tensorrt.config import BUILDERS, choice
 
 DISTRIBUTIONS = {

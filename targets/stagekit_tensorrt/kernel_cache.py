@@ -25,8 +25,10 @@ class KernelCache:
         self._kept = b""
         self._lock = threading.Lock()
 
-    def context(self, vendor_engine: Any) -> Any:
+    def context(self, vendor_engine: Any) -> tuple[Any, Any]:
         """An execution context that takes its kernels from the cache and adds those that are missing.
+
+        The second is its configuration, which must outlive it: ``IExecutionContext.get_runtime_config`` gives it back.
 
         The calling thread must have a CUDA context: RTX compares the GPU with the one in the file.
         """
@@ -38,7 +40,7 @@ class KernelCache:
                     self._kept = self.path.read_bytes()
                     runtime_cache.deserialize(self._kept)
             config.set_runtime_cache(self._cache)
-        return vendor_engine.create_execution_context(config)
+        return vendor_engine.create_execution_context(config), config
 
     def save(self) -> None:
         """Writes the file at one stroke where something was added; a folder that cannot be written is no error."""

@@ -3,10 +3,10 @@
 ::
 
     NAME.onnx                exactly what the builder is given
-    NAME.request.json        the build configuration, for build_engine.py
+    NAME.request.json        the build configuration, for the builder
     NAME.golden.npz          inputs and the outputs that ONNX Runtime makes of them, ``in:<name>`` and ``out:<name>``
     kit.json                 the profile, and of each graph what its engine's key needs
-    build_engine.py, gpu.py  build with TensorRT's Python API; need nothing of stagekit
+    builder/                 builds with TensorRT's Python API; needs nothing of stagekit
     build_with_trtexec.sh    builds with NVIDIA's command-line tool
 
 ``python -m stagekit_tensorrt.import_kit KIT`` then checks the built plans and puts them into the store.
@@ -52,8 +52,8 @@ def write_kit(folder: Path, wanted: Sequence[WantedEngine], profile: Profile, pr
         commands.append(trtexec_command(name, request["config"]))
     manifest = {"schema": SCHEMA, "profile": profile.to_dict(), "graphs": entries}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for name in ("build_engine.py", "gpu.py"):
-        shutil.copyfile(Path(__file__).with_name(name), folder / name)
+    sources = Path(__file__).with_name("builder")
+    shutil.copytree(sources, folder / "builder", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     script = folder / "build_with_trtexec.sh"
     script.write_text("\n".join([SCRIPT_HEAD, *commands, ""]), encoding="utf-8")
     script.chmod(0o755)
@@ -87,7 +87,7 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def trtexec_command(name: str, config: dict[str, Any]) -> str:
-    """The command that builds one graph as ``build_engine.py`` does (TensorRT's trtexec or RTX's tensorrt_rtx).
+    """The command that builds one graph as the builder does (TensorRT's trtexec or RTX's tensorrt_rtx).
 
     https://docs.nvidia.com/deeplearning/tensorrt/latest/reference/command-line-programs.html
     """
@@ -119,7 +119,7 @@ TRTEXEC="${TRTEXEC:-trtexec}"
 README = """# Engines to build
 
 1. Copy this folder to the machine with the GPU and TensorRT.
-2. There: `python build_engine.py .` (Python bindings), or `./build_with_trtexec.sh`.
+2. There: `python -m builder .` (Python bindings), or `./build_with_trtexec.sh`.
 3. Where stagekit and the store are: `python -m stagekit_tensorrt.import_kit .`
    It checks each plan against its record, runs it on the golden inputs where a GPU is, and stores it under the key
    that `stagekit compile` looks for.

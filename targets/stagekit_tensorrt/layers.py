@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from stagekit.target import Buffer
-from stagekit_tensorrt.build_engine import Differences
+from stagekit_tensorrt.builder.vendors import Differences
 from stagekit_tensorrt.engine import TrtEngine
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from stagekit.errors import EngineError, UsageError
 from stagekit.target import EngineBlob, Profile
+from stagekit_tensorrt.builder.gpu import Gpu, gpus
 from stagekit_tensorrt.config import COMPATIBILITY, capabilities, choice
-from stagekit_tensorrt.gpu import Gpu, gpus
 from stagekit_tensorrt.installed import resolve
 
 FORMAT = 1
@@ -92,7 +92,7 @@ def metadata(profile: Profile, result: Mapping[str, Any], counts: Mapping[str, i
     """The sidecar of a plan.
 
     Args:
-        result: what ``build_engine.py`` reports.
+        result: what the builder reports.
         counts: nodes of the graph by operator.
     """
     gpu = Gpu(**result["gpu"]) if result["gpu"] else None

@@ -6,28 +6,24 @@ and RTX have in common. RTX builds on machines without a GPU; TensorRT times ker
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stagekit.errors import CompileError, EngineError, TargetUnavailable
+from stagekit.errors import CompileError, TargetUnavailable
 from stagekit.graph.spec import TensorSpec
 from stagekit.store import Store
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
-from stagekit_tensorrt import child, config, sidecar
-from stagekit_tensorrt.build_engine import Differences
-from stagekit_tensorrt.cuda import Cuda, runtime_module
+from stagekit_tensorrt import child, config, loading, sidecar
+from stagekit_tensorrt.builder.gpu import gpus
+from stagekit_tensorrt.cuda import runtime_module
 from stagekit_tensorrt.engine import TrtEngine
-from stagekit_tensorrt.gpu import gpus
 from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
-from stagekit_tensorrt.kernel_cache import KernelCache
-from stagekit_tensorrt.vendor_log import VendorLog, last_words, vendor_log
 
 if TYPE_CHECKING:
     from stagekit.build.kit import WantedEngine
     from stagekit.graph import Graph
+    from stagekit_tensorrt.typed import Plan
 
 HALF_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 LOG_LINES = 200
@@ -92,14 +88,34 @@ class TensorRtTarget:
         progress: Progress,
     ) -> EngineBlob:
         """See :class:`stagekit.target.Target`; full TensorRT keeps its timing cache in the store as well."""
+        from stagekit.build.engines import Builder
         from stagekit_tensorrt.lint import refuse
+        from stagekit_tensorrt.shared import compile_shared
         from stagekit_tensorrt.typed import plan
 
         _check_builder(profile)
         planned = plan(graph, inputs, outputs, profile)
         refuse(planned)
+        if not profile.options.get("shared", False):
+            return self._build(planned, inputs, outputs, profile, workdir, progress)
+        key = Builder(self, profile, Store.default()).key(graph, inputs, outputs)
+
+        def build(lean: Plan, folder: Path) -> EngineBlob:
+            return self._build(lean, lean.graph.inputs, lean.graph.outputs, profile, folder, progress)
+
+        return compile_shared(planned, key, workdir, progress, build)
+
+    def _build(
+        self,
+        planned: Plan,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        profile: Profile,
+        workdir: Path,
+        progress: Progress,
+    ) -> EngineBlob:
         planned.graph.save(workdir / "engine.onnx")
-        cache = _kept_in_store(profile, "timing") if vendor(resolve(profile)[0])[1].timing_cache else None
+        cache = loading.kept_in_store(profile, "timing") if vendor(resolve(profile)[0])[1].timing_cache else None
         if cache:
             cache.parent.mkdir(parents=True, exist_ok=True)
         request = child.write_request(workdir, "engine", planned.config, cache)
@@ -107,7 +123,7 @@ class TensorRtTarget:
             limit = config.positive(profile, "time_limit", child.TIME_LIMIT)
             built = child.run(request, progress, limit, gpu=sidecar.gpu_index(profile))
         except CompileError as error:
-            raise CompileError(error.what, where=graph.source, remedy=error.remedy) from error
+            raise CompileError(error.what, where=planned.graph.source, remedy=error.remedy) from error
         finally:
             for leftover in (*workdir.glob("engine.onnx*"), request, workdir / "engine.result.json"):
                 leftover.unlink(missing_ok=True)
@@ -133,23 +149,8 @@ class TensorRtTarget:
         write_kit(folder, wanted, profile, progress)
 
     def load(self, blob: EngineBlob, profile: Profile) -> TrtEngine:
-        gpu = sidecar.gpu_of(profile)
-        sidecar.check(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)}, gpu)
-        builder, _ = resolve(profile)
-        trt, row = vendor(builder)
-        if gpu is None:
-            raise TargetUnavailable(
-                f"there is no {profile.device} on this machine",
-                where=f"profile {profile.name}",
-                remedy="run the deployment where an NVIDIA GPU and its driver are",
-            )
-        path = blob.root / blob.files[0]
-        cuda = _cuda(gpu.index)
-        cuda.activate()  # this may be another thread than the one that opened it
-        engine, runtime, log = _deserialise(trt, row, path, blob.metadata["options"].get("version_compatible", False))
-        batches = tuple(blob.metadata["batches"])
-        kernels = _kernel_cache(profile) if row.kernel_cache else None
-        return TrtEngine(engine, runtime, log, cuda, str(path), blob.inputs, blob.outputs, batches, kernels)
+        """See :class:`stagekit.target.Target` and :func:`stagekit_tensorrt.loading.load`."""
+        return loading.load(blob, profile)
 
 
 def _check_builder(profile: Profile) -> None:
@@ -179,57 +180,3 @@ def _check_builder(profile: Profile) -> None:
             where=f"profile {profile.name}",
             remedy="compile there; or take a kit there: stagekit compile ... --emit-kit DIR",
         )
-
-
-def _kept_in_store(profile: Profile, what: str) -> Path | None:
-    """A file for what this builder learns about this GPU; ``None`` where the profile wants none."""
-    if not profile.options.get("timing_cache", True):
-        return None
-    gpu = sidecar.gpu_of(profile)
-    name = " ".join([*resolve(profile), gpu.name if gpu else "no GPU"])
-    return Store.default().root / what / f"{name.replace('/', '_').replace(' ', '_')}.cache"
-
-
-def _deserialise(trt: ModuleType, row: Differences, path: Path, version_compatible: bool) -> tuple[Any, Any, VendorLog]:
-    """The vendor's engine, and the runtime and log that must outlive it.
-
-    Args:
-        version_compatible: the plan holds a lean runtime, whose code a runtime runs only where it is told that it may.
-
-    Raises:
-        EngineError: the runtime refuses the plan.
-    """
-    log = vendor_log(trt)
-    runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = version_compatible and row.lean_runtime
-    content = path.read_bytes()
-    if row.checks_plans:
-        validity, diagnostics = runtime.get_engine_validity(content)
-        if validity == trt.EngineValidity.INVALID:
-            raise EngineError(
-                f"TensorRT-RTX finds the plan invalid here (diagnostics {diagnostics:#x}){last_words(log)}",
-                where=path,
-                remedy="update the GPU's driver, or set compute_capability in the profile and compile again",
-            )
-    engine = runtime.deserialize_cuda_engine(content)
-    if engine is None:
-        raise EngineError(f"TensorRT cannot load the plan{last_words(log)}", where=path, remedy="compile it again")
-    return engine, runtime, log
-
-
-_opened: dict[tuple[int, int], Cuda] = {}
-_kernels: dict[tuple[int, Path], KernelCache] = {}
-
-
-def _kernel_cache(profile: Profile) -> KernelCache | None:
-    """One for each file and process: engines share what they compile, and the cache outlives them all."""
-    path = _kept_in_store(profile, "kernels")
-    return None if path is None else _kernels.setdefault((os.getpid(), path), KernelCache(path))
-
-
-def _cuda(index: int) -> Cuda:
-    """One for each GPU and process, so that engines recognise each other's buffers."""
-    key = (os.getpid(), index)
-    if key not in _opened:
-        _opened[key] = Cuda(index)
-    return _opened[key]

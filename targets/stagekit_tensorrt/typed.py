@@ -43,18 +43,22 @@ def plan(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpe
         UsageError: the profile or a format makes no sense.
         CompileError: the graph cannot be written in the profile's types.
     """
-    if len(profile.batch) == 1:
-        (batch,) = profile.batch
-        graph = _of_size(graph, batch)
-        inputs, outputs = ([spec.bind(batch=batch) for spec in edges] for edges in (inputs, outputs))
-    typed = named(bytes_cast_first(with_edges(graph, inputs, outputs)))
-    floats = float_precision(profile)
-    if floats != "f32":
-        typed = in_half(typed, floats)
+    typed = _typed(graph, tuple(inputs), tuple(outputs), profile.batch, float_precision(profile))
     return Plan(typed, build_config(typed.inputs, profile))
 
 
 @lru_cache(maxsize=1)  # a graph is looked at, and then built
+def _typed(
+    graph: Graph, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], batches: tuple[int, ...], floats: str
+) -> Graph:
+    if len(batches) == 1:
+        graph = _of_size(graph, *batches)
+        inputs, outputs = (tuple(spec.bind(batch=batches[0]) for spec in edges) for edges in (inputs, outputs))
+    typed = named(bytes_cast_first(with_edges(graph, inputs, outputs)))
+    return typed if floats == "f32" else in_half(typed, floats)
+
+
+@lru_cache(maxsize=1)  # likewise, with other forms of its edges
 def _of_size(graph: Graph, batch: int) -> Graph:
     return bind(graph, {spec.name: spec.bind(batch=batch).shape for spec in graph.inputs})
 
@@ -66,6 +70,8 @@ def bytes_cast_first(graph: Graph) -> Graph:
     (``DataType.UINT8`` in
     https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/FoundationalTypes/DataType.html).
     """
+    if not any(spec.dtype == "uint8" for spec in graph.inputs):
+        return graph
     model = graph.edit()
     for value in [v for v in model.graph.inputs if v.dtype == BYTES]:
         users = [node for node, _ in value.uses()]
@@ -100,6 +106,9 @@ def _take_floats(node: ir.Node, value: ir.Value, floats: ir.Value) -> None:
 
 def named(graph: Graph) -> Graph:
     """The graph with a name of its own on every node: what the parser and the profiler say is then about a node."""
+    names = {node.name for node in graph.body}
+    if len(names) == len(graph.body) and all(names):
+        return graph
     model = graph.edit()
     seen: set[str] = set()
     for index, node in enumerate(model.graph):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagekit.bench import noise, results, roof
+from stagekit.bench import noise, openings, results, roof
 from stagekit.bench.results import NoiseProbe
 from stagekit.build.compile import compile
 from stagekit.data.classes import Classes
@@ -75,7 +75,7 @@ def test_a_deployment_is_measured_and_reported(stagekit: Run, deployed: Path, da
     assert stem.calls == stem.shared == len(single.samples.latency), "two tasks share the stem of each image"
     (scored,) = result.accuracy
     assert (scored.task, scored.images, scored.split) == ("sea", 6, "test")
-    assert [r.tasks for r in result.scaling] == [1, 2, 4, 8, 16]
+    assert [r.tasks for r in result.scaling[:2]] == [1, 2]
     assert (out / "index.html").is_file()
     assert (out / result.pictures[0].labels).is_file()
 
@@ -160,7 +160,8 @@ def test_earlier_results_can_be_the_reference_and_pages_be_left_out(
 def test_what_was_measured_before_a_target_vanished_is_kept_and_marked(
     stagekit: Run, deployed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, run = 12, Session.run
+    left, run = 15, Session.run  # six of them to warm up
+    monkeypatch.setattr(openings, "OPENINGS", 1)
 
     def vanishing(*args: Any, **kwargs: Any) -> Any:
         nonlocal left
@@ -170,7 +171,7 @@ def test_what_was_measured_before_a_target_vanished_is_kept_and_marked(
         return run(*args, **kwargs)
 
     monkeypatch.setattr(Session, "run", vanishing)
-    done = stagekit("bench", deployed, "--data", data, "-o", tmp_path, *SINGLE, "--seconds", 0.1, "--queries", 40)
+    done = stagekit("bench", deployed, "--data", data, "-o", tmp_path, *SINGLE, "--seconds", 0, "--queries", 40)
     assert done.code == 1
     assert "the device is gone" in done.err
     result = results.read(tmp_path / "tiny.json")

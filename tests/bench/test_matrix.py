@@ -11,7 +11,7 @@ from stagekit.bench import results
 from stagekit.bench.cell import Bench
 from stagekit.bench.labels import keep_labels, read_reference
 from stagekit.bench.matrix import Cell, Outcome, cells, left_out, reference, run_matrix
-from stagekit.bench.measure import Options
+from stagekit.bench.options import Options
 from stagekit.errors import StagekitError, UsageError
 from stagekit.target import load_profile
 

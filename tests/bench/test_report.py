@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from stagekit.bench.report import markdown, write_csv, write_page, write_report
+from stagekit.bench.report.cells import DASH, number, significant
 from stagekit.bench.report.figures import charts
 from stagekit.bench.report.gallery import DIFFERENT, disagreement, galleries
-from stagekit.bench.report.tables import DASH, number, significant, tables
+from stagekit.bench.report.tables import tables
 from stagekit.bench.results import Figure
 from stagekit.errors import UsageError
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from stagekit.bench.statistics import bootstrap, highest_rate, percentile, ratio, spread
+from stagekit.bench.statistics import blocks, bootstrap, highest_rate, percentile, ratio, spread
 
 
 def test_percentiles_are_those_of_loadgen() -> None:
@@ -41,6 +41,27 @@ def test_the_intervals_width_is_that_of_theory() -> None:
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(math.pi / 8000), rel=0.35)
 
 
+def test_the_interval_covers_what_another_opening_gives() -> None:
+    # Each of eight openings has a level of its own; samples within an opening are alike.
+    rng = np.random.default_rng(5)
+    covered = {True: 0, False: 0}
+    for trial in range(150):
+        levels = rng.normal(10.0, 0.5, 8)
+        values = (levels[:, None] + rng.normal(0.0, 0.3, (8, 40))).ravel()
+        for whole in (True, False):
+            low, high = bootstrap(values, 0.5, range(0, 320, 40) if whole else (), resamples=200, seed=trial)
+            covered[whole] += low <= 10.0 <= high
+    assert 0.90 <= covered[True] / 150 <= 1.0
+    assert covered[False] / 150 < 0.6, "samples that are taken to be independent promise too much"
+
+
+def test_blocks_are_openings_or_ten_parts() -> None:
+    assert blocks(100, [0, 40, 70, 100]) == [0, 40, 70]
+    assert blocks(100, [0]) == list(range(0, 100, 10))
+    assert blocks(3, [0]) == [0, 1, 2]
+    assert blocks(1, [0]) == [0]
+
+
 def test_what_slows_both_cancels_in_a_ratio() -> None:
     rng = np.random.default_rng(3)
     weather = rng.lognormal(0.0, 1.0, 400)
@@ -58,6 +79,17 @@ def test_a_drift_shows_in_the_spread() -> None:
     assert spread(steady) == pytest.approx(0.0, abs=0.01)
     assert spread(steady * np.linspace(1.0, 1.5, 500)) == pytest.approx(0.4 / 1.25, rel=0.1)
     assert spread([1.0] * 10) is None
+
+
+def test_levels_of_openings_are_no_drift_but_what_happens_within_one_is() -> None:
+    rng = np.random.default_rng(6)
+    levels = np.repeat([1.0, 1.2, 0.9, 1.1], 64)
+    values = levels * rng.normal(1.0, 0.01, 256)
+    starts = [0, 64, 128, 192]
+    assert spread(values, starts) == pytest.approx(0.0, abs=0.02)
+    values[96:128] *= 1.3
+    assert spread(values, starts) == pytest.approx(0.36 / 1.05, rel=0.1)
+    assert spread([1.0] * 40, [0, 20]) is None
 
 
 def mm1_p99(rate: float, capacity: float) -> float:

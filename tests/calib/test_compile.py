@@ -150,6 +150,20 @@ def test_the_verbs_from_calibration_to_audit(
     assert analysed.code == 0
     assert analysed.json["trials"][0]["keep_float"] == []
     assert len(analysed.json["layers"]) == 4
+    assert {t["stage"] for t in analysed.json["tensor_damage"]} == {"stem", "stage1", "stage2"}
+
+
+def test_nodes_named_by_pattern_stay_in_floats(
+    zoo: Any, pictures: Path, tmp_path: Path, stagekit: Callable[..., Any]
+) -> None:
+    record = tmp_path / "k.calib"
+    arguments = ("calibrate", zoo.stages, "--data", pictures, "-o", record, "--keep-float")
+    wrong = stagekit(*arguments, "stage9/*")
+    assert wrong.code == 2
+    assert "no node of the stages matches 'stage9/*'" in wrong.err
+    assert not record.exists()
+    assert stagekit(*arguments, "stage1/*").code == 0
+    assert load(record).keep_float == ("stage1/*",)
 
 
 def test_labels_missing_for_a_mode_that_needs_them(
@@ -160,6 +174,36 @@ def test_labels_missing_for_a_mode_that_needs_them(
     assert result.code == 2
     assert "needs labels" in result.err
     assert not (tmp_path / "x.calib").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--extend",), 2, "there is no record to extend"),
+        (("--analyze", "--eval-split", "night"), 4, "no split is called 'night'"),
+    ],
+)
+def test_what_cannot_end_well_is_told_before_images_run(
+    zoo: Any, labelled: Folder, tmp_path: Path, stagekit: Callable[..., Any], options: Any, code: int, message: str
+) -> None:
+    record = tmp_path / "x.calib"
+    result = stagekit(
+        "calibrate", zoo.stages, "--task", zoo.tasks["land"], "--data", labelled.root, "-o", record, *options
+    )
+    assert result.code == code
+    assert message in result.err
+    assert not record.exists()
+
+
+def test_a_folder_that_is_no_record_is_left_alone(
+    zoo: Any, pictures: Path, tmp_path: Path, stagekit: Callable[..., Any]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("keep")
+    result = stagekit("calibrate", zoo.stages, "--data", pictures, "-o", tmp_path / "notes")
+    assert result.code == 4
+    assert "will not be overwritten" in result.err
+    assert (tmp_path / "notes/mine.txt").read_text() == "keep"
 
 
 def test_inspect_names_the_integer_stages_that_a_task_is_bound_to(

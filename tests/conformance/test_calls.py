@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -76,6 +77,24 @@ def test_an_engine_takes_what_an_engine_gave(bench: Bench, compiled: Compiled) -
     plain = onnxruntime.InferenceSession(graph.proto().SerializeToString())
     (wanted,) = plain.run(None, {"x": s.outputs[0]})
     assert_close(twice.to_host(), wanted, bench.tolerance)
+    engine.close()
+
+
+def test_an_ordered_device_takes_a_chain_before_its_first_call_is_done(bench: Bench, compiled: Compiled) -> None:
+    graph, blob = compiled("softmax")
+    engine = bench.target.load(blob, bench.profile)
+    lane: Any = engine.lane()
+    ordered = getattr(bench.target, "ordered", lambda profile: False)(bench.profile)
+    assert hasattr(lane, "start") == ordered
+    for seed in range(10 * ordered):
+        (frame,) = buffers(engine.inputs, sample(graph, 1, seed).inputs)
+        started = [lane.start([frame], 1)]
+        for _ in range(4):
+            started.append(lane.start(started[-1].outputs, 1))
+        ended = [call.wait()[0].to_host().copy() for call in started]
+        for given, wanted in zip([frame.to_host(), *ended], ended, strict=False):
+            (alone,) = lane.submit(buffers(engine.inputs, [given]), 1).wait()
+            assert np.array_equal(alone.to_host(), wanted)
     engine.close()
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from stagekit_fixedpoint.dense import observed, quantise
+from stagekit_fixedpoint.dense import quantise
 from stagekit_fixedpoint.device import Device
 
 from stagekit.graph import Graph, from_proto
+from stagekit.quant.scheme import scheme_of
+from stagekit.target import load_profile
 
 Array = np.ndarray[Any, Any]
 
@@ -131,7 +133,5 @@ def inputs(graph: Graph, batch: int, seed: int = 0) -> dict[str, Array]:
 
 
 def qdq(graph: Graph, device: Device) -> Graph:
-    """The graph with Q/DQ for a device, calibrated on two inputs."""
-    fixed = 2.0**-10 if device.name.startswith("hls") else None
-    ranges = observed(graph, [inputs(graph, 2, seed) for seed in (1, 2)])
-    return quantise(graph, ranges, device.arithmetic, fixed)
+    """The graph with Q/DQ for a shipped device, calibrated on two inputs."""
+    return quantise(graph, [inputs(graph, 2, seed) for seed in (1, 2)], scheme_of(load_profile(device.name)))

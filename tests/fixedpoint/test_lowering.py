@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from stagekit_fixedpoint import reference
-from stagekit_fixedpoint.dense import observed, quantise
 from stagekit_fixedpoint.device import Device, load_device
 from stagekit_fixedpoint.engine import from_stored, to_stored
+from stagekit_fixedpoint.files import from_json, pack_arrays, to_json
 from stagekit_fixedpoint.lowering import lower, lowered
-from stagekit_fixedpoint.program import Program, pack_arrays
+from stagekit_fixedpoint.program import Program
 
 from stagekit.errors import CompileError
 from stagekit.graph import Graph
@@ -77,7 +77,7 @@ def test_a_program_survives_its_own_files(programs: Programs) -> None:
     packed = pack_arrays(program.arrays)
     assert packed == pack_arrays(program.arrays)
     with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-        again = Program.from_json(program.to_json(), {n: archive[n] for n in archive.files})
+        again = from_json(to_json(program), {n: archive[n] for n in archive.files})
     assert again.steps == program.steps
     assert again.tensors == dict(program.tensors)
     assert all(np.array_equal(again.arrays[n], a) for n, a in program.arrays.items())
@@ -113,7 +113,7 @@ def one_conv(dpu: Device, channels: int, scale_of_weights: float = 1.0) -> Graph
     weight = np.full((1, channels, 3, 3), scale_of_weights, np.float32)
     net.op("Conv", "x", net.weight(weight), out="y", pads=[1, 1, 1, 1])
     graph = net.graph([channels, 4, 4], ["y"])
-    return quantise(graph, observed(graph, [inputs(graph, 1)]), dpu.arithmetic)
+    return qdq(graph, dpu)
 
 
 def test_an_accumulator_that_can_overflow_is_proved_with_the_bits_missing(dpu: Device) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stagekit_fixedpoint import blas, reference
-from stagekit_fixedpoint.dense import observed, quantise
+from stagekit_fixedpoint.dense import quantise
 from stagekit_fixedpoint.device import load_device
 from stagekit_fixedpoint.engine import to_stored
 from stagekit_fixedpoint.fast import Fast
@@ -19,6 +19,8 @@ from stagekit_fixedpoint.program import Array, Program
 
 from stagekit.graph import Graph
 from stagekit.graph.simplify import simplify
+from stagekit.quant.scheme import scheme_of
+from stagekit.target import load_profile
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +30,7 @@ PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 
 def lowered(graph: Graph, device_name: str, samples: list[Mapping[str, Array]]) -> Program:
     device = load_device(device_name)
-    fixed = 2.0**-10 if device.arithmetic.activation_bits == 16 else None
-    result = lower(quantise(graph, observed(graph, samples), device.arithmetic, fixed), device)
+    result = lower(quantise(graph, samples, scheme_of(load_profile(device_name))), device)
     assert result.problems == ()
     assert result.share == 1.0
     return result.program

@@ -14,9 +14,10 @@ from stagekit.errors import GraphError
 from stagekit.graph import Graph, Quantization
 from stagekit.partition.verify import run_graph
 from stagekit.quant.error import integer_share, sqnr
-from stagekit.quant.formats import NumberFormat, dequantise, quantise
+from stagekit.quant.formats import NumberFormat, dequantise
 from stagekit.quant.positions import find_positions
 from stagekit.quant.qdq import insert_qdq, with_integer_edges
+from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 
 from .graphs import build, residual, transformer, weight
@@ -107,7 +108,7 @@ def test_a_convolution_in_integers_is_exact_arithmetic() -> None:
     assert (quantised.inputs[0].dtype, quantised.outputs[0].dtype) == ("uint8", "uint8")
     x = np.random.default_rng(2).integers(0, 256, (1, 4, 5, 5), dtype=np.uint8)
     weights = U8.weight.fit_channels(w, 0)
-    stored = quantise(w, weights, U8.weight).astype(np.int64)
+    stored = quantise_weight(w, weights, U8).astype(np.int64)
     centred = np.pad(x.astype(np.int64) - fits["x"].zero_point[0], ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(centred, (3, 3), (2, 3))
     scales = np.asarray(weights.scale) * fits["x"].scale[0]

@@ -8,6 +8,7 @@ back to its pool too early, or an event that nobody waits for, shows as a wrong 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -20,6 +21,7 @@ Array = np.ndarray[Any, Any]
 class Status(Enum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
     cudaErrorNotReady = 600
 
 
@@ -71,11 +73,23 @@ class FakeRuntime:
         self.freed: list[Array] = []
         self.streams: dict[int, Stream] = {}
         self.copies: list[CopyKind] = []
+        self.memory = 2**30
+        self.last_error = Status.cudaSuccess
+
+    def _failing(self, status: Status) -> Status:
+        self.last_error = status
+        return status
+
+    def cudaGetLastError(self) -> tuple[Status]:
+        status, self.last_error = self.last_error, Status.cudaSuccess
+        return (status,)
 
     def cudaSetDevice(self, index: int) -> tuple[Status]:
-        return (Status.cudaSuccess if index == 0 else Status.cudaErrorInvalidValue,)
+        return (Status.cudaSuccess if index == 0 else self._failing(Status.cudaErrorInvalidValue),)
 
     def cudaMalloc(self, nbytes: int) -> tuple[Status, int]:
+        if nbytes + sum(block.nbytes for block in self.blocks.values()) > self.memory:
+            return self._failing(Status.cudaErrorMemoryAllocation), 0
         block = np.full(nbytes, 0xAB, np.uint8)
         self.blocks[block.ctypes.data] = block
         return Status.cudaSuccess, block.ctypes.data
@@ -117,7 +131,7 @@ class FakeRuntime:
 
     def cudaEventQuery(self, event: FakeEvent) -> tuple[Status]:
         passed = event.stream is None or event.stream.done >= event.place
-        return (Status.cudaSuccess if passed else Status.cudaErrorNotReady,)
+        return (Status.cudaSuccess if passed else self._failing(Status.cudaErrorNotReady),)
 
     def cudaStreamSynchronize(self, stream: Stream) -> tuple[Status]:
         stream.run(len(stream.work))
@@ -134,9 +148,14 @@ class FakeRuntime:
 class FakeContext:
     """An ``IExecutionContext`` that computes ``y = function(x)`` on floats."""
 
-    def __init__(self, runtime: FakeRuntime, function: Callable[[Array], Array]) -> None:
+    refuses = False
+
+    def __init__(
+        self, runtime: FakeRuntime, function: Callable[[Array], Array], config: FakeRuntimeConfig | None = None
+    ) -> None:
         self._runtime = runtime
         self._function = function
+        self._config = None if config is None else weakref.ref(config)
         self._address: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
 
@@ -152,9 +171,10 @@ class FakeContext:
         return address % 4 == 0
 
     def execute_async_v3(self, stream: int) -> bool:
+        assert self._config is None or self._config() is not None, "its configuration is gone"
         shape, source, destination = self._shape, self._address["x"], self._address["y"]
         self._runtime.streams[stream].work.append(lambda: self._compute(shape, source, destination))
-        return True
+        return not self.refuses
 
     def _compute(self, shape: tuple[int, ...], source: int, destination: int) -> None:
         count = int(np.prod(shape))
@@ -213,4 +233,4 @@ class FakeVendorEngine:
         if config is not None and config.cache is not None:
             config.cache.need(self._kernel)
             self.caches.append(config.cache)
-        return FakeContext(*self._made)
+        return FakeContext(*self._made, config)

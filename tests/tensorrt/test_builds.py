@@ -156,7 +156,7 @@ def test_a_kit_builds_what_compile_builds(rtx: MakeProfile, zoo: Any, stagekit: 
     )
     kit = tmp_path / "kit"
     emit_kit([zoo.stages, zoo.tasks["land"]], kit, profile=str(profile))
-    subprocess.run([sys.executable, "build_engine.py", "."], cwd=kit, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "builder", "."], cwd=kit, check=True, capture_output=True)
     store = Store.default()
     import_kit(kit, store, silent)
     compiled = stagekit("compile", zoo.stages, zoo.tasks["land"], "--profile", profile, "--json")

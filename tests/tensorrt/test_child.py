@@ -17,12 +17,11 @@ from stagekit.target import silent
 CONFIG = BuildConfig("tensorrt-rtx", (86,), {})
 
 
-PACKAGE = str(Path(child.__file__).parent)
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, {package!r})  # alone it loads in no time
-import build_engine
+from stagekit_tensorrt.builder import processes
+from stagekit_tensorrt.builder.vendors import BuildFailed
 
 def build(request, emit):
     if not request.stem.startswith("engine"):
@@ -30,15 +29,15 @@ def build(request, emit):
     {program}
     return {{"bytes": 3, "seconds": 0.0}}
 
-build_engine.build = build
-sys.exit(build_engine.main(sys.argv[1:]))
+processes.build = build
+sys.exit(processes.main(sys.argv[1:]))
 """
 
 
 def write(folder: Path, program: str, other: str = "pass") -> Path:
     """The real script with another way of building; ``other`` is for requests that are not called ``engine``."""
     script = folder / "builder.py"
-    script.write_text(PROGRAM.format(program=program, other=other, package=PACKAGE))
+    script.write_text(PROGRAM.format(program=program, other=other))
     return script
 
 
@@ -135,7 +134,7 @@ def test_a_kit_builds_on_when_one_graph_crashes_and_says_which(tmp_path: Path) -
 
 def test_the_vendors_refusal_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"cannot build it: conv_3 \(Conv\): no such thing"):
-        run(tmp_path, "raise build_engine.BuildFailed('conv_3 (Conv): no such thing')")
+        run(tmp_path, "raise BuildFailed('conv_3 (Conv): no such thing')")
 
 
 def test_a_vendor_that_does_not_import_is_unavailable(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from stagekit_tensorrt import cuda as cuda_module
+from stagekit_tensorrt.builder.gpu import gpus
 from stagekit_tensorrt.cuda import Cuda
 from stagekit_tensorrt.engine import TrtEngine
-from stagekit_tensorrt.gpu import gpus
 
 from stagekit.graph import TensorSpec
 from stagekit.target import HostBuffer

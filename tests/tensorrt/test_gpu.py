@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from stagekit_tensorrt import TensorRtTarget, reference, sidecar
+from stagekit_tensorrt.builder.gpu import gpus
 from stagekit_tensorrt.engine import TrtEngine
-from stagekit_tensorrt.gpu import gpus
 from stagekit_tensorrt.installed import resolve, vendor
 from stagekit_tensorrt.layers import inspect, layer_times
 from stagekit_tensorrt.typed import plan

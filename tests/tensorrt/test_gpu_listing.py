@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stagekit_tensorrt import gpu
-from stagekit_tensorrt.gpu import CAPABILITY_MAJOR, Gpu, gpus
+from stagekit_tensorrt.builder import gpu
+from stagekit_tensorrt.builder.gpu import CAPABILITY_MAJOR, Gpu, gpus
 
 
 class Driver:

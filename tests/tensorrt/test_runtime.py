@@ -136,6 +136,38 @@ def test_a_pool_gives_back_what_it_cannot_use(cuda: Cuda, runtime: FakeRuntime) 
     assert len(runtime.blocks) == before + SPARE_BLOCKS
 
 
+def test_spare_blocks_go_when_there_is_no_memory_left(cuda: Cuda, runtime: FakeRuntime) -> None:
+    blocks = [cuda.device.take(64) for _ in range(4)]
+    del blocks
+    gc.collect()
+    runtime.memory = sum(block.nbytes for block in runtime.blocks.values())
+    held = cuda.device.take(256)
+    assert held.nbytes == 256
+    with pytest.raises(EngineError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
+        cuda.device.take(runtime.memory)
+
+
+def test_no_error_is_left_for_others_to_find(load: Any, cuda: Cuda, runtime: FakeRuntime) -> None:
+    """CUDA keeps the last one for a thread, and calls that are under way count as one."""
+    lane = load().lane()
+    assert not lane.submit([frame(1)], 1).done()
+    assert runtime.last_error.name == "cudaSuccess"
+    with pytest.raises(EngineError):
+        cuda.device.take(runtime.memory + 1)
+    assert runtime.last_error.name == "cudaSuccess"
+
+
+def test_what_a_refused_call_had_begun_is_over_when_its_blocks_go_back(load: Any, runtime: FakeRuntime) -> None:
+    lane = load().lane()
+    lane.context.refuses = True
+    with pytest.raises(EngineError, match="refused the call"):
+        lane.submit([frame(1)], 1)
+    assert [stream.done for stream in runtime.streams.values()] == [len(s.work) for s in runtime.streams.values()]
+    assert runtime.copies == [CopyKind.cudaMemcpyHostToDevice]
+    lane.context.refuses = False
+    assert (lane.submit([frame(1)], 1).wait()[0].to_host() == 3).all()
+
+
 def test_outputs_outlive_their_engine_and_are_read_only(load: Any) -> None:
     engine = load()
     (output,) = engine.lane().submit([frame(1)], 1).wait()

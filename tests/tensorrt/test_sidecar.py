@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from stagekit_tensorrt import sidecar
-from stagekit_tensorrt.gpu import Gpu
+from stagekit_tensorrt.builder.gpu import Gpu
 
 from stagekit.errors import EngineError, UsageError
 from stagekit.target import EngineBlob

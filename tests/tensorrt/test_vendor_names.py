@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import stagekit_tensorrt
 
-SOURCES = sorted(Path(str(stagekit_tensorrt.__file__)).parent.glob("*.py"))
+SOURCES = sorted(Path(str(stagekit_tensorrt.__file__)).parent.rglob("*.py"))
 LISTS = sorted(Path(__file__).with_name("names").glob("*.json"))
 
 MODULE = "module"
@@ -43,7 +43,7 @@ KNOWN_AS = {
 }
 """What a parameter or field of that name is, in the files that talk to TensorRT."""
 
-TALKS_TO_VENDOR = {"build_engine.py", "engine.py", "kernel_cache.py", "layers.py", "target.py", "vendor_log.py"}
+TALKS_TO_VENDOR = {"build.py", "engine.py", "kernel_cache.py", "layers.py", "loading.py", "vendor_log.py"}
 
 RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),
@@ -155,6 +155,6 @@ def test_every_enum_member_that_a_profile_can_name_exists(path: Path) -> None:
 
 
 def test_the_lists_cover_the_table_of_differences() -> None:
-    from stagekit_tensorrt.build_engine import DIFFERENCES
+    from stagekit_tensorrt.builder.vendors import DIFFERENCES
 
     assert {path.stem for path in LISTS} == {f"{builder}-{major}" for builder, major in DIFFERENCES}

@@ -1,37 +1,23 @@
-"""Charts as plotly figures: plain data; colours of the page are filled in by the page."""
+"""The charts of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from stagekit.bench.report.tables import latency, latency_scenario, mean_miou, significant
+from stagekit.bench.report.cells import significant
+from stagekit.bench.report.chart import NAMED, Chart, Trace, bars, line, log_ticks
+from stagekit.bench.report.headline import latency, latency_scenario, mean_miou
 from stagekit.bench.results import Figure, Result
 
-Trace = dict[str, Any]
 POINTS = 400
 """Points of a distribution that are drawn."""
 
 WIDE = 12
 """Times the quickest query that the slowest must take for a logarithmic axis."""
-
-NAMED = 4
-"""Points of the latency and accuracy picture that have their names beside them; more are told apart by a legend."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A plotly figure with its title and what it shows; ``color`` in a trace is an index into the page's palette."""
-
-    name: str
-    title: str
-    caption: str
-    data: list[Trace]
-    layout: dict[str, Any]
-    wide: bool = False
 
 
 def charts(results: Sequence[Result]) -> list[Chart]:
@@ -65,13 +51,13 @@ def pareto(results: Sequence[Result]) -> Chart:
         tasks = ", ".join(a.task for a in r.accuracy)
         data.append(
             {
-                **_line(r.deployment.name, index, mode="markers+text" if few else "markers"),
+                **line(r.deployment.name, index, mode="markers+text" if few else "markers"),
                 "x": [1e3 * p50.value],
                 "y": [100 * miou.value],
                 "text": [r.deployment.name],
                 "textposition": "top center",
                 "cliponaxis": False,
-                "error_x": _bars([p50], 1e3),
+                "error_x": bars([p50], 1e3),
                 "marker": {"size": 12, "symbol": _symbol(index, p50)},
                 "hovertemplate": f"{r.deployment.name}: {r.deployment.target} {r.deployment.precision}, {tasks}<br>"
                 f"%{{x:.2f}} ms ({p50.kind}), mIoU %{{y:.1f}} %<extra></extra>",
@@ -106,7 +92,7 @@ def distribution(results: Sequence[Result]) -> Chart:
         within = np.quantile(s.samples.latency, share)
         data.append(
             {
-                **_line(r.deployment.name, index),
+                **line(r.deployment.name, index),
                 "x": (1e3 * within).round(4).tolist(),
                 "y": (100 * share).round(2).tolist(),
                 "line": {"width": 2, "shape": "hv"},
@@ -118,7 +104,7 @@ def distribution(results: Sequence[Result]) -> Chart:
         "yaxis": {"title": {"text": "queries answered, %"}, "range": [0, 101]},
     }
     if data and max(t["x"][-1] for t in data) > WIDE * min(t["x"][0] for t in data):
-        layout["xaxis"] |= {"type": "log", **_log_ticks()}
+        layout["xaxis"] |= {"type": "log", **log_ticks()}
     return Chart(
         "latency", "Latency distribution", "Every raw sample. Steep and left is better. Measured.", data, layout
     )
@@ -172,7 +158,7 @@ def scaling(results: Sequence[Result]) -> list[Chart]:
                     continue
                 data.append(
                     {
-                        **_line(f"{r.deployment.name}, {what}", index, mode="lines+markers"),
+                        **line(f"{r.deployment.name}, {what}", index, mode="lines+markers"),
                         "x": [row.tasks for row in r.scaling],
                         "y": [scale * f.value for f in figures],
                         "line": {"width": 2, "dash": dash},
@@ -210,7 +196,7 @@ def roofline(results: Sequence[Result]) -> Chart:
         ends = [min(intensity) / 2, peak / bandwidth, 2 * max(*intensity, peak / bandwidth)]
         data.append(
             {
-                **_line(f"{r.deployment.name}, limit", index),
+                **line(f"{r.deployment.name}, limit", index),
                 "x": ends,
                 "y": [min(peak, bandwidth * e) / 1e9 for e in ends],
                 "line": {"width": 1, "dash": "dash"},
@@ -220,7 +206,7 @@ def roofline(results: Sequence[Result]) -> Chart:
         )
         data.append(
             {
-                **_line(r.deployment.name, index, mode="markers"),
+                **line(r.deployment.name, index, mode="markers"),
                 "x": intensity,
                 "y": [c.macs / c.median / 1e9 for c in known],  # type: ignore[operator]
                 "text": [c.label for c in known],
@@ -229,8 +215,8 @@ def roofline(results: Sequence[Result]) -> Chart:
             }
         )
     layout = {
-        "xaxis": {"title": {"text": "MACs a byte of engine"}, "type": "log", **_log_ticks()},
-        "yaxis": {"title": {"text": "GMAC/s"}, "type": "log", **_log_ticks()},
+        "xaxis": {"title": {"text": "MACs a byte of engine"}, "type": "log", **log_ticks()},
+        "yaxis": {"title": {"text": "GMAC/s"}, "type": "log", **log_ticks()},
     }
     caption = (
         "Stages (circles) and adapters (diamonds). Dashed: what a float32 matrix product and a copy in numpy reach."
@@ -271,22 +257,3 @@ def classes(results: Sequence[Result]) -> list[Chart]:
 def _symbol(index: int, latency: Figure) -> str:
     shape = ("circle", "square", "diamond", "cross")[index % 4]
     return shape if latency.kind == "measured" else f"{shape}-open"
-
-
-def _line(name: str, color: int, mode: str = "lines") -> Trace:
-    return {"type": "scatter", "mode": mode, "name": name, "color": color}
-
-
-def _bars(figures: Sequence[Figure], scale: float) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [scale * ((f.high or f.value) - f.value) for f in figures],
-        "arrayminus": [scale * (f.value - (f.low or f.value)) for f in figures],
-        "thickness": 1,
-    }
-
-
-def _log_ticks() -> dict[str, Any]:
-    """1, 2, 5, 10, ... and no exponents."""
-    return {"dtick": "D2", "tickformat": "~g"}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stagekit.bench.compare import warnings
+from stagekit.bench.report.exports import markdown, write_csv
 from stagekit.bench.report.figures import charts
 from stagekit.bench.report.gallery import galleries
-from stagekit.bench.report.tables import markdown, tables, write_csv
+from stagekit.bench.report.tables import tables
 from stagekit.bench.results import Result
 from stagekit.errors import TargetUnavailable, UsageError
 

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from stagekit.bench.compare import changes, pairs, warnings
+from stagekit.bench.compare import changes, pairs
 from stagekit.bench.modelled import NAME, STAGES
-from stagekit.bench.results import Figure, Result, ScenarioResult
-
-DASH = "\u2013"
-"""Between the ends of an interval, and where there is nothing to say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What is shown, what it sorts by, and what kind of figure it is (empty where it is none)."""
-
-    text: str
-    value: float | str
-    kind: str = ""
-    worse: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table with its title; ``note`` says what the columns mean where that is not plain."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
-
-
-def text(value: str) -> Cell:
-    return Cell(value, value)
-
-
-def number(figure: Figure | None, scale: float = 1.0, unit: str = "", digits: int = 3) -> Cell:
-    """A figure in another unit, with its interval where it has one."""
-    if figure is None:
-        return Cell(DASH, -1.0)
-    shown = significant(figure.value * scale, digits)
-    if figure.low is not None and figure.high is not None:
-        shown += f" ({significant(figure.low * scale, digits)}{DASH}{significant(figure.high * scale, digits)})"
-    return Cell(f"{shown}{' ' + unit if unit else ''}", figure.value, figure.kind)
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """Three significant digits without exponents: 1234 -> 1234, 12.345 -> 12.3, 0.0123 -> 0.0123."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:.0f}"
-    shown = f"{value:.{digits}g}"
-    return f"{value:.{digits + 3}f}".rstrip("0") if "e" in shown else shown
+from stagekit.bench.report.cells import DASH, Cell, Table, number, text
+from stagekit.bench.report.headline import figure, headline, latency, latency_scenario, mean_miou
+from stagekit.bench.results import Figure, Result
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -92,9 +44,9 @@ def summary(results: Sequence[Result]) -> Table:
                 text(r.deployment.precision),
                 *([text(r.device.accelerator or r.device.cpu)] if several else []),
                 number(latency(r), 1e3),
-                number(_figure(single, "p90"), 1e3),
-                number(_figure(offline, "samples_per_second")),
-                number(_figure(server, "rate")),
+                number(figure(single, "p90"), 1e3),
+                number(figure(offline, "samples_per_second")),
+                number(figure(server, "rate")),
                 number(mean_miou(r), 100),
                 number(Figure(value=memory.engines, unit="B") if memory else None, 1e-6),
                 number(grown, 1e-6),
@@ -190,9 +142,9 @@ def emulated(results: Sequence[Result]) -> Table:
             (
                 text(r.deployment.name),
                 text(r.deployment.emulates.removeprefix("modelled for ")),
-                number(_figure(foretold, STAGES), 1e3),
-                number(_figure(foretold, "p50"), 1e3),
-                number(_figure(ran, "p50"), 1e3),
+                number(figure(foretold, STAGES), 1e3),
+                number(figure(foretold, "p50"), 1e3),
+                number(figure(ran, "p50"), 1e3),
             )
         )
     headings = ("deployment", "device", "stages ms", "whole task ms", "emulation here ms")
@@ -253,77 +205,3 @@ def devices(results: Sequence[Result]) -> Table:
         rows.append(tuple(map(text, cells)))
     headings = ("deployment", "CPU", "cores", "memory", "governor", "own share of CPU", "versions", "commit", "when")
     return Table("Where and with what", headings, tuple(rows))
-
-
-def latency_scenario(result: Result) -> ScenarioResult | None:
-    """The run whose latencies stand for the deployment: one query at a time where there is one."""
-    named = ("SingleStream", "ClosedLoop", "Arrivals", "Server", "MultiStream")
-    found = [result.scenario(n, reuse) for reuse in (True, False) for n in named]
-    return next((s for s in found if s and s.samples.latency), None)
-
-
-def headline(result: Result) -> ScenarioResult | None:
-    """What a deployment is summed up by: of an emulated device what it is modelled to take, if that is known."""
-    return result.scenario(NAME) if result.deployment.emulates else latency_scenario(result)
-
-
-def latency(result: Result) -> Figure | None:
-    """The median; of an emulated device that does not compute all, what is known of it: its stages, modelled."""
-    scenario = headline(result)
-    return _figure(scenario, "p50") or _figure(scenario, STAGES)
-
-
-def mean_miou(result: Result) -> Figure | None:
-    """Over the tasks."""
-    if not result.accuracy:
-        return None
-    values = [a.miou.value for a in result.accuracy]
-    return Figure(value=sum(values) / len(values), unit="")
-
-
-def _figure(scenario: ScenarioResult | None, name: str) -> Figure | None:
-    return None if scenario is None else scenario.figures.get(name)
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """All tables; figures that were not measured are marked."""
-    parts = [f"> **Note:** {told}\n" for told in warnings(results)]
-    for table in tables(results):
-        lines = [f"## {table.title}\n"]
-        lines += [f"{table.note}\n"] if table.note else []
-        lines.append(f"| {' | '.join(table.headings)} |")
-        lines.append("| " + " | ".join("---" for _ in table.headings) + " |")
-        lines += [f"| {' | '.join(map(_marked, row))} |" for row in table.rows]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
-
-
-def write_csv(results: Sequence[Result], path: Path) -> None:
-    """One figure a row: deployment, device, scenario or task, name, value, unit, interval, kind."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("deployment", "target", "precision", "device", "of", "figure", "value", "unit", "low", "high", "kind")
-        )
-        for r in results:
-            d = r.deployment
-            head = (d.name, d.target, d.precision, r.device.accelerator or r.device.cpu)
-            for s in r.scenarios:
-                for name, f in s.figures.items():
-                    writer.writerow((*head, s.scenario if s.reuse else f"{s.scenario} (no reuse)", name, *_row(f)))
-            for a in r.accuracy:
-                for name in ("miou", "dice", "accuracy", "agreement"):
-                    figure = getattr(a, name)
-                    if figure is not None:
-                        writer.writerow((*head, a.task, name, *_row(figure)))
-            for b in r.baseline:
-                writer.writerow((*head, b.task, "staged_over_uncut", *_row(b.ratio)))
-
-
-def _row(figure: Figure) -> tuple[object, ...]:
-    return figure.value, figure.unit, figure.low, figure.high, figure.kind
-
-
-def _marked(cell: Cell) -> str:
-    shown = cell.text.replace("|", "\\|")
-    return shown if cell.kind in ("", "measured") else f"{shown} *({cell.kind})*"

@@ -1,4 +1,4 @@
-"""The build script against stand-ins that have exactly the names of the real TensorRT 10 and 11, and no others."""
+"""The builder against stand-ins that have exactly the names of the real TensorRT 10 and 11, and no others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from stagekit_tensorrt import build_engine, child
+from stagekit_tensorrt import child
+from stagekit_tensorrt.builder import build as builder_build
+from stagekit_tensorrt.builder import processes
+from stagekit_tensorrt.builder.vendors import BuildFailed, differences, import_vendor
 from stagekit_tensorrt.config import BuildConfig, ShapeRange
 
 NAMES = Path(__file__).with_name("names")
@@ -69,7 +72,7 @@ def vendor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> V
 
 def build(folder: Path, config: BuildConfig, cache: Path | None = None) -> dict[str, Any]:
     (folder / "engine.onnx").write_bytes(b"onnx")
-    return build_engine.build(child.write_request(folder, "engine", config, cache), lambda line: None)
+    return builder_build.build(child.write_request(folder, "engine", config, cache), lambda line: None)
 
 
 def test_the_configuration_is_applied(vendor: Vendor, tmp_path: Path) -> None:
@@ -117,23 +120,23 @@ def test_the_parsers_errors_name_nodes(vendor: Vendor, tmp_path: Path) -> None:
     error.desc.return_value = "weights are missing\nand much more"
     vendor.parser.parse_from_file.return_value = False
     vendor.parser.num_errors, vendor.parser.get_error.return_value = 1, error
-    with pytest.raises(build_engine.BuildFailed, match=r"^conv_3 \(Conv\): weights are missing$"):
+    with pytest.raises(BuildFailed, match=r"^conv_3 \(Conv\): weights are missing$"):
         build(tmp_path, BuildConfig("tensorrt", (), {}))
 
 
 def test_a_refusal_is_an_error(vendor: Vendor, tmp_path: Path) -> None:
     vendor.builder.build_serialized_network.return_value = None
-    with pytest.raises(build_engine.BuildFailed, match="gave no reason"):
+    with pytest.raises(BuildFailed, match="gave no reason"):
         build(tmp_path, BuildConfig("tensorrt", (), {}))
 
 
 def test_a_version_that_nobody_has_looked_at_is_refused() -> None:
-    with pytest.raises(build_engine.BuildFailed, match=r"tensorrt 12.0.1 is not one of .*tensorrt 10, tensorrt 11"):
-        build_engine.differences("tensorrt", "12.0.1")
+    with pytest.raises(BuildFailed, match=r"tensorrt 12.0.1 is not one of .*tensorrt 10, tensorrt 11"):
+        differences("tensorrt", "12.0.1")
 
 
 def test_auto_prefers_tensorrt(vendor: Vendor) -> None:
-    assert build_engine.import_vendor("auto") == ("tensorrt", vendor.module)
+    assert import_vendor("auto") == ("tensorrt", vendor.module)
 
 
 def test_a_library_that_does_not_load_is_a_package_that_does_not_import(
@@ -146,9 +149,25 @@ def test_a_library_that_does_not_load_is_a_package_that_does_not_import(
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ImportError, match=r"libnvinfer\.so\.10"):
-        build_engine.import_vendor("tensorrt")
-    assert build_engine.import_vendor("auto")[0] == "tensorrt-rtx"
-    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
+        import_vendor("tensorrt")
+    assert import_vendor("auto")[0] == "tensorrt-rtx"
+    del sys.modules["tensorrt_rtx"]
+
+
+@pytest.mark.parametrize(("builder", "loaded"), [("tensorrt-rtx", True), ("tensorrt", False), ("auto", False)])
+def test_a_process_that_forks_loads_no_vendor_that_may_touch_the_driver(
+    builder: str, loaded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA does not outlive a fork. Where both are installed, ``auto`` means TensorRT."""
+    for name in ("tensorrt", "tensorrt_rtx"):
+        (tmp_path / f"{name}.py").write_text(f"from pathlib import Path; Path({str(tmp_path / name)!r}).touch()")
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.stdin", [])
+    processes.serve(builder)
+    assert (tmp_path / "tensorrt_rtx").exists() == loaded
+    assert not (tmp_path / "tensorrt").exists()
 
 
 def test_the_second_gpu_is_the_first_that_the_child_sees(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+"""What a QuantizeLinear does to a value: it becomes a stored tensor, and with it one step of the program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from stagekit_fixedpoint import factors, host
+from stagekit_fixedpoint import program as p
+from stagekit_fixedpoint.arithmetic import Format
+from stagekit_fixedpoint.builder import Builder
+from stagekit_fixedpoint.limits import emit_limits
+from stagekit_fixedpoint.program import Tensor
+from stagekit_fixedpoint.tables import store_table
+from stagekit_fixedpoint.values import Hosted, Joined, Pending, Refused, Stored, Tabulated, Value
+
+
+def store(builder: Builder, value: Value, name: str, fmt: Format, scale: float, zero_point: int) -> Stored:
+    """A value in the format of the QuantizeLinear behind it."""
+    if isinstance(value, Stored):
+        x = value.tensor
+        if (x.format, x.scale, x.zero_point) == (fmt, scale, zero_point):
+            return value
+        out = builder.new_tensor(name, x.shape, fmt, scale, zero_point)
+        builder.convert(x, out)
+        return Stored(out, value.joined)
+    if isinstance(value, Pending):
+        out = builder.new_tensor(name, value.shape, fmt, scale, zero_point)
+        complete(builder, value, out)
+        return Stored(out, value.joined)
+    if isinstance(value, Joined):
+        out = builder.new_tensor(name, value.shape, fmt, scale, zero_point)
+        parts = [builder.converted(part, out, f"{name}/{i}") for i, part in enumerate(value.parts)]
+        builder.emit(p.Concatenate(value.name, tuple(parts), out.name, value.axis))
+        return Stored(out)
+    if isinstance(value, Tabulated):
+        out = builder.new_tensor(name, value.source.shape, fmt, scale, zero_point)
+        store_table(builder, value, out)
+        return Stored(out)
+    if isinstance(value, Hosted):
+        out = builder.new_tensor(name, value.shape, fmt, scale, zero_point)
+        host.emit(builder, value, out)
+        return Stored(out)
+    raise Refused("a constant needs no quantisation at run time")
+
+
+def complete(builder: Builder, value: Pending, out: Tensor) -> None:
+    """Emits the step of a pending accumulator, and those of its limits by channel."""
+    if value.limits is not None:
+        wider = builder.like(out, f"{out.name}/unlimited", out.shape)
+        complete(builder, replace(value, limits=None), wider)
+        emit_limits(builder, value.name, wider, out, value.limits)
+        return
+    stage = factors.requantize(builder.arithmetic, value.unit, out, value.low, value.high, value.multiplier)
+    bias = np.zeros(1, np.int64)
+    if value.bias is not None:
+        bias = factors.integer_bias(
+            builder.arithmetic, value.bias, value.unit, out.shape[value.axis - (value.axis > 0)]
+        )
+    builder.emit(value.finish(out.name, stage, bias))
