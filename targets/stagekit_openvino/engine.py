@@ -64,9 +64,10 @@ class _Request:
                     request.set_input_tensor(index, buffer.tensor)
                     bound["in", index] = buffer.tensor
             else:
-                bound.pop(("in", index), None)
                 array = np.ascontiguousarray(buffer.to_host()).reshape(buffer.spec.concrete())
                 request.set_input_tensor(index, shared_tensor(array, buffer.spec.dtype))
+                # The request reads it after this returns, and a copy of a strided array has no other holder.
+                bound["in", index] = array
         given = tuple(blocks.take() for blocks in self._outputs)
         for index, buffer in enumerate(given):
             if bound.get(("out", index)) is not buffer.tensor:
