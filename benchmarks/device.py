@@ -5,13 +5,16 @@
     python benchmarks/device_page.py     # docs/benchmarks.md and its picture from that file
     python benchmarks/readme.py          # README's table likewise
 
-Lite0 and ViT-S/14 run their real tasks and are scored on test splits; ResNet-50, ResNet-101 and ViT-L/16 have random
-weights and an untrained task, and are timed alone. Results are kept under --work: run again, an interrupted run goes
-on, and what was flagged noisy is measured once more. ``--quick`` measures a moment of everything into a folder of its
-own, which also fills the store with engines, so that the real run compiles nothing.
+Lite0 and ViT-S/14 run their real tasks and are scored on test splits (`make data` builds those of Lite0); ResNet-50,
+ResNet-101 and ViT-L/16 have random weights and an untrained task, and are timed alone. ViT-S/14's task is tuned by
+examples/brain_vit.toml if data/brain is there (examples/data/brain.py); without, it is timed alone too.
+
+Results are kept under --work: run again, an interrupted run goes on, and what was flagged noisy is measured once more.
+``--quick`` measures a moment of everything into a folder of its own, which also fills the store with engines, so that
+the real run compiles nothing.
 
 Beside the rows: machine, versions, commit, date, left_out (profiles that cannot run here, and why).
-Rows: model, deployment, target, precision, tasks, trained; figures as value, low, high, kind: p50_ms,
+Rows: commit, model, deployment, target, precision, tasks, trained; figures as value, low, high, kind: p50_ms,
 images_per_second, stages_ms and emulation_ms (emulated devices); miou and agreement (with the f32 reference) and
 over_uncut by task; engines_mb, memory_mb; scaling: milliseconds of n tasks together and apart; noisy: why.
 """
@@ -37,13 +40,14 @@ from stagekit.bench.options import Options
 from stagekit.bench.report import write_report
 from stagekit.bench.report.headline import latency, latency_scenario
 from stagekit.bench.results import Figure, Result
+from stagekit.bundle import TaskManifest, read_manifest
 from stagekit.models.weights import find_packaged_weights
 from stagekit.partition.partition import partition_backbone
 
 PATH = click.Path(path_type=Path)
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "examples" / "pictures" / "landcover" / "images"
-VIT_TASK = ROOT / "examples" / "brain_vit.task"
+VIT_RECIPE = ROOT / "examples" / "brain_vit.toml"
 CPU = ("ort-f32", "ort-int8", "ov-f32", "ov-bf16", "ov-int8")
 EMULATED = ("dpu-b4096-zcu104", "hls-16-6")
 FRAME = (224, 224)
@@ -69,7 +73,7 @@ class Case:
 
 @click.command()
 @click.option("--data", type=PATH, default=ROOT / "data", show_default=True, help="Holds a folder for each task.")
-@click.option("--vit-task", type=PATH, default=VIT_TASK, show_default=True, help="Without it, ViT-S/14 is timed alone.")
+@click.option("--vit-task", type=PATH, help="Tuned before, for ViT-S/14; tuned by the recipe without.")
 @click.option("--work", type=PATH, default=Path("out/benchmarks"), show_default=True)
 @click.option("--only", multiple=True, help="Models; once for each.")
 @click.option("--budget", type=float, default=12.0, show_default=True, help="Minutes for all.")
@@ -77,26 +81,27 @@ class Case:
 @click.option("--json", "path", type=PATH, default=ROOT / "benchmarks" / "results" / "device.json", show_default=True)
 def main(
     data: Path,
-    vit_task: Path,
+    vit_task: Path | None,
     work: Path,
     only: tuple[str, ...],
     budget: float,
     quick: bool,
     path: Path,
 ) -> None:
+    parts = work / "parts"
+    vit = brain(vit_task, data / "brain", parts) if not only or "vit_s14" in only else ()
     cases = [
         Case("EfficientNet-Lite0", "efficientnet_lite0", tasks=_examples("landcover", "sea")),
         Case(
             "ViT-S/14",
             "vit_s14",
             (*CPU, "dpu-b4096-zcu104-wide", "hls-16-6"),
-            tasks=(vit_task,) if vit_task.is_dir() else (),
+            tasks=vit,
         ),
         Case("ResNet-50", "resnet50", (*CPU, EMULATED[0])),
         Case("ResNet-101", "resnet101", (*CPU, EMULATED[0])),
         Case("ViT-L/16", "vit_l16", ("ort-f32", "ov-f32", "ov-bf16"), large=True),
     ]
-    parts = work / "parts"
     place = work.with_name(f"{work.name}-quick") if quick else work
     until = time.monotonic() + 60 * budget
     rows: list[dict[str, Any]] = []
@@ -117,6 +122,24 @@ def main(
     facts |= {"date": last.started[:10], "left_out": left_out, "rows": rows}
     path.write_text(json.dumps(facts, indent=1) + "\n")
     click.echo(f"{len(rows)} rows in {path}")
+
+
+def brain(given: Path | None, data: Path, parts: Path) -> tuple[Path, ...]:
+    """ViT-S/14's task: the one given, or tuned by the recipe; none where there are no data to tune on."""
+    task = given or parts / "brain_vit.task"
+    if (task / "manifest.json").is_file():
+        return (task,)
+    if given is not None:
+        raise click.BadParameter(f"{given} is no tuned task", param_hint="--vit-task")
+    if not data.is_dir():
+        note(f"{data} is not there (examples/data/brain.py builds it): ViT-S/14 is timed alone")
+        return ()
+    note(f"tuning {VIT_RECIPE.name}: an hour on two cores")
+    from stagekit.tune.recipe_file import read_recipe
+    from stagekit.tune.tune import tune
+
+    tune(read_recipe(VIT_RECIPE, data=data), task, resume=task.with_suffix(".tuning").is_dir())
+    return (task,)
 
 
 def _examples(*names: str) -> tuple[Path, ...]:
@@ -179,17 +202,21 @@ def prepare(case: Case, data: Path, parts: Path) -> tuple[Path, tuple[Path, ...]
         note(f"partitioning {case.model}")
         partition_backbone(case.model, stages, weights=find_packaged_weights(case.model), size=FRAME)
     if case.tasks:
-        return stages, case.tasks, tuple(f"{name}={data / name}" for name in map(_data_of, case.tasks))
+        given = (data_of(task, data) for task in case.tasks)
+        return stages, case.tasks, tuple(f"{name}={folder}" for name, folder in given)
     made = parts / f"{case.model}.task"
     if not (made / "manifest.json").is_file():
         untrained_task(stages, made, "untrained", 3, 0)
     return stages, (made,), (str(PICTURES),)
 
 
-def _data_of(task: Path) -> str:
-    """A task is named for the data that it was tuned on."""
-    name = json.loads((task / "manifest.json").read_text())["name"]
-    return str(name)
+def data_of(task: Path, data: Path) -> tuple[str, Path]:
+    """A task's name, and the folder of the data that it was tuned and scored on."""
+    made = read_manifest(task, TaskManifest)
+    folder = data / made.metrics[0].data
+    if not folder.is_dir():
+        raise click.UsageError(f"{folder} is not there; `make data` builds the data of Lite0's tasks")
+    return made.name, folder
 
 
 def recorded(case: Case, stages: Path, tasks: Sequence[Path], data: Path, parts: Path, even: bool) -> Path | None:
@@ -198,7 +225,7 @@ def recorded(case: Case, stages: Path, tasks: Sequence[Path], data: Path, parts:
         return None
     record = parts / f"{case.model}{'-even' if even else ''}.calib"
     if not (record / "manifest.json").is_file():
-        folders = [data / _data_of(task) for task in tasks] if case.tasks else [PICTURES]
+        folders = [data_of(task, data)[1] for task in tasks] if case.tasks else [PICTURES]
         for number, (folder, task) in enumerate(zip(folders, tasks, strict=True)):
             note(f"calibrating {case.model} on {folder.name}{', equalised' if even else ''}")
             method = None if number else "minmax" if even else "percentile"
@@ -220,13 +247,14 @@ def row(case: Case, r: Result) -> dict[str, Any]:
     foretold, ran, offline = r.scenario(NAME), latency_scenario(r), r.scenario("Offline")
     emulated = r.deployment.emulates
     return {
+        "commit": r.commit,
         "model": case.title,
         "deployment": r.deployment.name,
         "target": r.deployment.target,
         "precision": r.deployment.precision,
         "device": emulated.removeprefix("modelled for ") if emulated else None,
         "tasks": list(r.deployment.tasks),
-        "trained": bool(case.tasks),
+        "trained": bool(r.accuracy),
         "p50_ms": None if emulated else _figure(latency(r), 1e3),
         "images_per_second": None if emulated or offline is None else _figure(offline.figures["samples_per_second"]),
         "stages_ms": _figure(foretold.figures.get(STAGES), 1e3) if foretold else None,

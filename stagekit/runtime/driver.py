@@ -13,22 +13,19 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from stagekit.errors import Cancelled, EngineError
-from stagekit.graph.shapes import BATCH
 from stagekit.runtime.admission import Admission
+from stagekit.runtime.engines import Open, OpenEngines, Reopen
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue
 from stagekit.runtime.registry import Entry
 from stagekit.runtime.scheduler import Scheduler
-from stagekit.runtime.slots import Recorder, Slot, what
+from stagekit.runtime.slots import Recorder, Slot
 from stagekit.runtime.statistics import CallStatistics
 from stagekit.runtime.work import Frame, Request, nobody
 from stagekit.target import Engine
 
 Done = Callable[[Request], None]
 """Told that a request is answered, in the thread that found out; it must be quick."""
-
-Reopen = Callable[[str], Engine]
-"""Opens an engine again, by its digest."""
 
 
 class Driver:
@@ -54,25 +51,17 @@ class Driver:
     ) -> None:
         self.clock = clock
         self.recorder = recorder
-        self.out: dict[str, str] = {}
-        """Why a task was taken out, by its name."""
         self._scheduler = scheduler
         self._admission = admission or Admission()
-        self._reopen = reopen
-        self._engines: dict[str, Engine] = {}
-        self._reopened: set[str] = set()
         self._closed = False
-        self._retiring = False
-        """There may be engines that no task holds any more."""
         self._lock = threading.Lock()
-        self._mending = threading.Lock()
-        self._changing = threading.Lock()
+        self._open = OpenEngines(scheduler, self._lock, reopen)
         self._idle = dict.fromkeys(scheduler.devices, 0)
         self._woken = {name: threading.Condition(self._lock) for name in scheduler.devices}
         self._free = {
-            name: [Slot(self, device, 0, device.depth)]
+            name: [Slot(self._open, device, 0, device.depth)]
             if name in ordered
-            else [Slot(self, device, number) for number in reversed(range(device.depth))]
+            else [Slot(self._open, device, number) for number in reversed(range(device.depth))]
             for name, device in scheduler.devices.items()
         }
         """Slots that no thread uses now."""
@@ -89,51 +78,27 @@ class Driver:
     @property
     def engines(self) -> Mapping[str, Engine]:
         """Open now, by digest."""
-        return self._engines
+        return self._open.engines
 
-    def add(self, program: Program, open_engine: Callable[[str], tuple[Engine, str]]) -> None:
+    @property
+    def out(self) -> Mapping[str, str]:
+        """Why a task was taken out, by its name."""
+        return self._open.out
+
+    def add(self, program: Program, open_engine: Open) -> None:
         """Serves a task from now on, in place of one of the same name.
 
         Args:
-            open_engine: gives an engine by its digest, and the device to run it on; asked for those not open.
+            open_engine: asked for the engines that are not open.
 
         Raises:
             Whatever ``open_engine`` raises; nothing has changed then.
         """
-        with self._changing:
-            while True:
-                with self._lock:
-                    missing = [call.engine for call in program.calls if call.engine not in self._engines]
-                    if not missing:
-                        self._scheduler.add(program)
-                        self.out.pop(program.task, None)
-                        self._reopened -= {call.engine for call in program.calls}
-                        self._retiring = True  # the one that it replaces may have left engines
-                        return
-                for digest in dict.fromkeys(missing):
-                    self._open(digest, *open_engine(digest))
+        self._open.add(program, open_engine)
 
     def remove(self, task: str) -> None:
         """Takes no new requests for a task. Those in flight are answered, then engines that nobody needs closed."""
-        with self._lock:
-            self.out.pop(task, None)
-            if task in self._scheduler.registry.entries:
-                self._scheduler.remove(task)
-        self._close_unused()
-
-    def _open(self, digest: str, engine: Engine, device: str) -> None:
-        sized = all(isinstance(d, int) or d == BATCH for spec in engine.outputs for d in spec.shape)
-        size = sum(spec.bind(batch=1).nbytes() for spec in engine.outputs) if sized else 0
-        with self._lock:
-            self._engines[digest] = engine
-            self._scheduler.add_engine(digest, device, engine.batches, size)
-
-    def _close_unused(self) -> None:
-        with self._lock:
-            unused = [self._engines.pop(digest) for digest in self._scheduler.unused_engines()]
-            self._retiring = any(queue.users == 0 for queue in self._scheduler.engines.values())
-        for engine in unused:
-            engine.close()
+        self._open.remove(task)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -163,8 +128,8 @@ class Driver:
         with self._lock:
             if self._closed:
                 raise Cancelled("it is closed")
-            for task in tasks:
-                if self.out and task in self.out:
+            for task in tasks if self.out else ():
+                if task in self.out:
                     raise EngineError(f"the task was taken out: {self.out[str(task)]}", where=str(task))
             if not admitted:
                 self._admission.admit(self._scheduler.in_flight, self._scheduler.is_full)
@@ -206,6 +171,7 @@ class Driver:
         """Withdraws what is open, waits for calls under way, closes all engines."""
         with self._lock:
             self._closed = True
+            self._open.keep_dead()
             for request in list(self._scheduler.requests):
                 self._scheduler.cancel(request, Cancelled("the session was closed"))
             finished = self._after()
@@ -215,9 +181,7 @@ class Driver:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
+        self._open.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -282,8 +246,8 @@ class Driver:
             # in such a ring would keep their memory until the garbage collector comes by.
             done, request.done_callback = request.done_callback, nobody
             done(request)
-        if finished and self._retiring:
-            self._close_unused()
+        if finished and self._open.retiring:
+            self._open.close_unused()
 
     def _rest(self, device: DeviceQueue) -> None:
         """Under the lock: waits until there may be something to do."""
@@ -291,27 +255,3 @@ class Driver:
         self._idle[device.name] += 1
         self._woken[device.name].wait(None if deadline is None else max(0.0, deadline - self.clock()))
         self._idle[device.name] -= 1
-
-    def mend(self, digest: str, failed: Engine) -> Engine | None:
-        """An engine in the place of one that failed: opened again once, ``None`` after that."""
-        with self._mending:
-            engine = self._engines.get(digest)
-            if engine is not failed:
-                return engine
-            if self._closed or self._reopen is None or digest in self._reopened:
-                return None
-            self._reopened.add(digest)
-            fresh = self._reopen(digest)
-            with self._lock:
-                self._engines[digest] = fresh
-        failed.close()
-        return fresh
-
-    def give_up(self, digest: str, error: Exception) -> None:
-        """An engine is dead: its tasks are taken out."""
-        with self._lock:
-            for entry in self._scheduler.registry.using(digest):
-                label = next(s.label for s in entry.steps if s.queue.digest == digest)
-                self.out[entry.task] = f"{label} failed again after it was reopened ({what(error)})"
-                self._scheduler.remove(entry.task)
-            self._retiring = True

@@ -60,7 +60,7 @@ def prepare(program: Program, step: Step) -> Callable[[list[Array]], Array]:
 
         def add(arrays: list[Array]) -> Array:
             left, right = centred(arrays)
-            return requantized(program, left * factors[0] + right * factors[1], step.requantize, -1)
+            return requantized(None, left * factors[0] + right * factors[1], step.requantize, -1)
 
         return add
     assert isinstance(step, p.Product)
@@ -137,15 +137,21 @@ def taps(
     ]
 
 
-def requantized(program: Program, total: Floats, stage: Requantize, axis: int) -> Array:
-    """From exact float64 sums to stored integers; shifts in floats, multipliers in int64."""
+def requantized(program: Program | None, total: Floats, stage: Requantize, axis: int) -> Array:
+    """From exact float64 sums to stored integers; shifts in floats, multipliers in int64.
+
+    Args:
+        program: whose accumulator holds the sums, or ``None`` for sums that no accumulator holds (an Add's).
+    """
     out = dtype_of(stage.format)
-    plain = program.accumulator_overflow == "forbid" or (
-        float(np.abs(total).max(initial=0)) < 2.0 ** (program.accumulator_bits - 1)
+    plain = (
+        program is None
+        or program.accumulator_overflow == "forbid"
+        or float(np.abs(total).max(initial=0)) < 2.0 ** (program.accumulator_bits - 1)
     )
     if not plain or stage.rescale.style == "double" or set(stage.rescale.multiplier) != {1}:
-        wide = reference.accumulated(program, total.astype(np.int64))
-        return stage(wide, axis).astype(out)
+        wide = total.astype(np.int64)
+        return stage(wide if program is None else reference.accumulated(program, wide), axis).astype(out)
     value = _rounded(total, stage.rescale, axis)
     if stage.zero_point:
         value += stage.zero_point

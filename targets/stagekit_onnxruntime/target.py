@@ -27,7 +27,7 @@ from stagekit_onnxruntime.engine import OrtCall
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 1
+ENGINE_REVISION = 2
 """Counts changes to what :meth:`OnnxRuntimeTarget.compile` writes; enters every key."""
 
 INLINE_LIMIT = 3 * 2**29
