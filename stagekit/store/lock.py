@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if sys.platform == "win32":
     import msvcrt
-    import time
 else:
     import fcntl
 
@@ -80,9 +80,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    with suppress(OSError):
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+    """The id of the process that has the lock; it writes it just after it got it, so that is waited for a moment."""
+    for _ in range(50):
+        with suppress(OSError):
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            if holder := os.read(descriptor, 32).decode("ascii", "replace").strip():
+                return holder
+        time.sleep(0.01)
     return "unknown"
 
 
