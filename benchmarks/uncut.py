@@ -48,7 +48,7 @@ def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> di
 
 
 def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:
-    """Pinned to cores and not; one stream, the shape fixed, the input shared."""
+    """In the caller's thread, pinned to cores and not, or on the stream's; the shape fixed, the input shared."""
     import openvino as ov
     from stagekit_openvino.core import shared_core
 
@@ -57,21 +57,26 @@ def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[
     model.reshape({model.inputs[0]: ov.PartialShape(list(frame.shape))})
     hint = {"f32": "f32", "bf16": "bf16", "int8": "f32"}[profile.precision]
 
-    def opened(pinning: bool) -> Run:
+    def opened(pinning: bool = False, stream: bool = False) -> Run:
         properties = {
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": int(profile.options.get("threads", usable_cores())),
             "ENABLE_CPU_PINNING": pinning,
+            "EXCLUSIVE_ASYNC_REQUESTS": stream,
         }
         request = core.compile_model(model, "CPU", properties).create_infer_request()
         request.set_input_tensor(0, ov.Tensor(frame, shared_memory=True))
 
         def run() -> Any:
-            request.infer()
+            if stream:
+                request.start_async()
+                request.wait()
+            else:
+                request.infer()
             return request.get_output_tensor(0)
 
         return run
 
-    return {"pinned": opened(True), "free": opened(False)}
+    return {"pinned": opened(pinning=True), "stream": opened(stream=True), "free": opened()}

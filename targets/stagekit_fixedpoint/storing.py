@@ -58,4 +58,7 @@ def complete(builder: Builder, value: Pending, out: Tensor) -> None:
         bias = factors.integer_bias(
             builder.arithmetic, value.bias, value.unit, out.shape[value.axis - (value.axis > 0)]
         )
+        if stage.rescale.rounding == "floor" and stage.rescale.style == "shift":
+            # Half of the last bit kept, so that cutting off rounds to nearest: else each layer takes half a bit away.
+            bias = bias + ((np.int64(1) << np.maximum(np.asarray(stage.rescale.shift), 0)) >> 1)
     builder.emit(value.finish(out.name, stage, bias))

@@ -219,4 +219,5 @@ def test_layer_norm_is_near_the_real_one(values: list[int]) -> None:
     gain = np.full(count, round(count**0.5 * 2**15), np.int64)
     found = layer_norm(x, gain, np.zeros(1, np.int64), epsilon, stage) / 2.0**10
     real = (x - x.mean()) / np.sqrt(x.var() + 1)
-    assert np.abs(found - real).max() < 0.004 + 0.004 * np.abs(real).max()
+    root = np.floor(np.sqrt(count**3 * (x.var() + 1)))  # a whole number, which is coarse where the values are alike
+    assert np.abs(found - real).max() < 0.004 + (0.004 + 1 / root) * np.abs(real).max()
