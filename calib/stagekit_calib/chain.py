@@ -30,7 +30,7 @@ from stagekit.graph import Graph
 from stagekit.quant.equalise import equalise
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.stages import QuantisedStages
-from stagekit.runtime.program import Call, Program, Ref, call_keys, task_program
+from stagekit.runtime.program import Call, Program, Ref, call_keys, last_read, task_program
 
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +44,7 @@ class Chain:
 
     Args:
         tasks: manifests by name.
+        covering: programs that between them run every stage, behind the last that any head reads too.
         boundaries: by the label of an SPM, the name of the tensor that it prompts.
         equalised: the stages' weights were equalised.
     """
@@ -52,6 +53,7 @@ class Chain:
     tasks: Mapping[str, TaskManifest]
     graphs: Mapping[str, Graph]
     programs: tuple[Program, ...]
+    covering: tuple[Program, ...]
     boundaries: Mapping[str, str]
     equalised: bool = False
 
@@ -65,30 +67,6 @@ class Chain:
         """The fingerprints of SPMs and heads in their tasks' manifests, by the label of their calls."""
         found = {f"{n}/spm{i}": p.fingerprint for n, t in self.tasks.items() for i, p in enumerate(t.prompts)}
         return found | {f"{n}/head": t.head.fingerprint for n, t in self.tasks.items()}
-
-    def whole(self) -> Chain:
-        """The same chain, run to its last stage: behind the last that any head reads too."""
-        reach = max(_last_stage(p, self.manifest) for p in self.programs)
-        if reach == len(self.manifest.stages) - 1:
-            return self
-        programs = [p if _last_stage(p, self.manifest) < reach else self._to_the_end(p, reach) for p in self.programs]
-        return replace(self, programs=tuple(programs))
-
-    def _to_the_end(self, program: Program, last: int) -> Program:
-        """The program with the stages behind ``last`` as further calls; its result is the same."""
-        calls = list(program.calls)
-        stage = self.manifest.stages[last]
-        made = next(i for i, call in enumerate(calls) if call.label == stage.name)
-        values = [Ref(made, i) for i in range(len(stage.boundary.tensors))]
-        for index, prompt in enumerate(self.tasks[program.task].prompts):
-            if prompt.boundary == stage.boundary.name:
-                label = f"{program.task}/spm{index}"
-                spm = next(i for i, call in enumerate(calls) if call.label == label)
-                values[stage.boundary.feature] = Ref(spm)
-        for stage in self.manifest.stages[last + 1 :]:
-            calls.append(Call(stage.fingerprint, tuple(values), stage.name))
-            values = [Ref(len(calls) - 1, i) for i in range(len(stage.boundary.tensors))]
-        return replace(program, calls=tuple(calls))
 
     def geometry(self, task: str) -> Geometry:
         frame = self.manifest.frame
@@ -132,7 +110,7 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
         graph = stage_graph(read_graph(stages, entry), takes, entry.boundary)
         graphs[entry.name] = equalise(graph) if equalised else graph
         takes = [(t.name, t.layout) for t in entry.boundary.tensors]
-    programs: list[Program] = []
+    placed: list[DeployedTask] = []
     prompted: dict[str, str] = {}
     manifests: dict[str, TaskManifest] = {}
     for path in tasks:
@@ -146,13 +124,11 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
             prompted[f"{task.name}/spm{index}"] = boundary.spec.name
             before = boundary
         graphs[f"{task.name}/head"] = head_graph(path, task.head, boundaries, manifest.frame, output)
-        programs.append(task_program(_deployed(task, manifest, output), deployed))
-    return Chain(manifest, manifests, graphs, tuple(programs) or (_plain(deployed),), prompted, equalised)
-
-
-def _last_stage(program: Program, manifest: StagesManifest) -> int:
-    labels = {call.label for call in program.calls}
-    return max(i for i, stage in enumerate(manifest.stages) if stage.name in labels)
+        placed.append(_deployed(task, manifest, output))
+    programs = tuple(task_program(t, deployed) for t in placed) or (_plain(deployed),)
+    reach = max((last_read(t, deployed) for t in placed), default=0)
+    covering = tuple(task_program(t, deployed, whole=last_read(t, deployed) == reach) for t in placed) or programs
+    return Chain(manifest, manifests, graphs, programs, covering, prompted, equalised)
 
 
 Run = Callable[[Call, list[Array]], list[Array]]

@@ -48,7 +48,7 @@ def calibrate(
         BundleError: the checkpoint is of other stages, tasks or images.
     """
     parse_method(method)
-    observer, whole = Observer(chain), chain.whole()
+    observer, whole = Observer(chain), replace(chain, programs=chain.covering)
     before = _resumed(checkpoint, chain, method) if resume and checkpoint else None
     if before is not None:
         observer.statistics |= before.statistics

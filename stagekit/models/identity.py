@@ -24,7 +24,7 @@ def backbone_id(backbone: Backbone) -> str:
         "preprocessing": asdict(backbone.preprocessing),
         "boundaries": [boundary.name for boundary in backbone.boundaries],
         "tensors": [
-            [name, str(tensor.dtype), list(tensor.shape), _digest(tensor)]
+            [name, str(tensor.dtype), list(tensor.shape), tensor_digest(tensor)]
             for name, tensor in sorted(canonical_state(backbone).items())
         ],
     }
@@ -32,7 +32,9 @@ def backbone_id(backbone: Backbone) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes, row by row, little end first; one tensor at a time is all that is ever copied."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() == 1:  # dense whatever its stride, which must be 1 to be seen as bytes
+        flat = flat.clone(memory_format=torch.contiguous_format)
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

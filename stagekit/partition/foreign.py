@@ -60,9 +60,10 @@ def partition_onnx(
     source = _ended(_over_frames(loaded, size, normalisation), until)
     frames = [random_frames(source.inputs[0].bind(batch=1), seed=0)]
     expected = run_graph(source, frames)
-    raw = _ended(_over_frames(modernised(loaded), size, normalisation), until)
-    if raw.model.opset_imports != source.model.opset_imports and not agree(run_graph(raw, frames), expected):
-        raw = source
+    raw, modern = source, modernised(loaded)
+    if modern is not loaded:
+        candidate = _ended(_over_frames(modern, size, normalisation), until)
+        raw = candidate if agree(run_graph(candidate, frames), expected) else source
     final = [s.name for s in raw.outputs]
     progress("simplifying")
     if stages is not None:

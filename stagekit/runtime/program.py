@@ -54,19 +54,28 @@ def needs(task: DeployedTask) -> set[str]:
     return {*task.reads, *(p.boundary for p in task.prompts)}
 
 
+def last_read(task: DeployedTask, stages: Sequence[DeployedStage]) -> int:
+    """The index of the last stage that a task needs: the one at whose end its head reads."""
+    return max(i for i, s in enumerate(stages) if s.boundary.name in task.reads)
+
+
 def task_program(
-    task: DeployedTask, stages: Sequence[DeployedStage], fused: Mapping[str, FusedRun] = MappingProxyType({})
+    task: DeployedTask,
+    stages: Sequence[DeployedStage],
+    fused: Mapping[str, FusedRun] = MappingProxyType({}),
+    whole: bool = False,
 ) -> Program:
     """The calls of one task, as far as its head reads.
 
     Args:
+        whole: go on to the last stage, though no head reads there.
         fused: by the name of their first stage, runs to make in one call; nothing inside them may be needed.
 
     Behind a prompted boundary, the next stage and the head get the prompted feature (equation 2); the
     semantic map goes from each SPM to the next, past the boundaries without one.
     """
     prompts = {p.boundary: (f"{task.name}/spm{i}", p.engine) for i, p in enumerate(task.prompts)}
-    last = max(i for i, s in enumerate(stages) if s.boundary.name in task.reads)
+    last = len(stages) - 1 if whole else last_read(task, stages)
     calls: list[Call] = []
     values: tuple[Ref, ...] = (Ref(-1),)
     semantic: Ref | None = None

@@ -14,7 +14,7 @@ from stagekit.errors import BundleError
 from stagekit.graph import Graph
 from stagekit.graph.spec import BATCH
 from stagekit.models.backbone import Backbone, BoundaryInfo, Preprocessing
-from stagekit.models.identity import backbone_id
+from stagekit.models.identity import backbone_id, tensor_digest
 from stagekit.tune.graph_module import GraphModule
 
 
@@ -109,11 +109,8 @@ class BundledBackbone(Backbone):
         return self._id if digest == self._weights else digest
 
     def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for name, weight in self.named_buffers():
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        facts = [f"{name} {w.dtype} {tuple(w.shape)} {tensor_digest(w)}" for name, w in self.named_buffers()]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def identity(backbone: Backbone) -> str:

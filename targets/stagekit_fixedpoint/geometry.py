@@ -1,4 +1,4 @@
-"""Windows over images: attributes of convolutions and pools, output sizes, and what Resize samples."""
+"""Windows over images: attributes of convolutions and pools, output sizes, and Resize's bilinear weights."""
 
 from __future__ import annotations
 
@@ -47,31 +47,6 @@ def output_size(
     padded = (size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3])
     out = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded, kernel, strides, dilations, strict=True)]
     return out[0], out[1]
-
-
-def source_positions(mode: str, source: int, target: int, scale: float) -> Reals:
-    """Where each target index lies in the source, by ONNX's ``coordinate_transformation_mode``."""
-    index = np.arange(target, dtype=np.float64)
-    if mode == "half_pixel":
-        return (index + 0.5) / scale - 0.5
-    if mode == "pytorch_half_pixel":
-        return (index + 0.5) / scale - 0.5 if target > 1 else np.zeros(1)
-    if mode == "align_corners":
-        return index * (source - 1) / (target - 1) if target > 1 else np.zeros(1)
-    if mode == "asymmetric":
-        return index / scale
-    raise Refused(f"the coordinates {mode!r} are not computed")
-
-
-def nearest_indices(positions: Reals, rule: str, source: int) -> tuple[int, ...]:
-    """The source index of each position, by ONNX's ``nearest_mode``."""
-    rules = {
-        "round_prefer_floor": lambda v: ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: floor(v + 0.5),
-        "floor": floor,
-        "ceil": ceil,
-    }
-    return tuple(min(max(int(rules[rule](v)), 0), source - 1) for v in positions)
 
 
 def interpolation(positions: Reals, source: int, bits: int) -> Ints:

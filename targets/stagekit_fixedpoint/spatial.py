@@ -5,18 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from stagekit.graph.resize import COORDINATES, nearest_indices, source_positions
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
 from stagekit_fixedpoint.builder import Builder
-from stagekit_fixedpoint.geometry import (
-    Pads,
-    interpolation,
-    nearest_indices,
-    output_size,
-    pads_of,
-    pair,
-    source_positions,
-)
+from stagekit_fixedpoint.geometry import Pads, interpolation, output_size, pads_of, pair
 from stagekit_fixedpoint.program import Step, Tensor
 from stagekit_fixedpoint.values import Pending, Refused, Stored, Value
 
@@ -92,6 +85,8 @@ def resize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     x = builder.stored(node)
     mode = node.attributes.get_string("mode", "nearest")
     coordinates = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") or ""
+    if coordinates not in COORDINATES:
+        raise Refused(f"the coordinates {coordinates!r} are not computed")
     target, scales = _target(builder, node, x)
     positions = [source_positions(coordinates, s, t, f) for s, t, f in zip(x.shape[1:], target, scales, strict=True)]
     name, shape = str(node.name), (x.shape[0], *target)

@@ -54,7 +54,8 @@ class _Request:
         self._outputs = outputs
         self._bound: dict[tuple[str, int], Any] = {}
         """The tensors that the request holds, as far as they may come again: those of blocks."""
-        self.wait = self._request.wait
+        self._copies: list[np.ndarray[Any, Any]] = []
+        """What the call under way reads that may have no other holder: copies of strided arrays."""
 
     def start(self, inputs: Sequence[Buffer]) -> tuple[Buffer, ...]:
         request, bound = self._request, self._bound
@@ -64,10 +65,10 @@ class _Request:
                     request.set_input_tensor(index, buffer.tensor)
                     bound["in", index] = buffer.tensor
             else:
+                bound.pop(("in", index), None)
                 array = np.ascontiguousarray(buffer.to_host()).reshape(buffer.spec.concrete())
                 request.set_input_tensor(index, shared_tensor(array, buffer.spec.dtype))
-                # The request reads it after this returns, and a copy of a strided array has no other holder.
-                bound["in", index] = array
+                self._copies.append(array)
         given = tuple(blocks.take() for blocks in self._outputs)
         for index, buffer in enumerate(given):
             if bound.get(("out", index)) is not buffer.tensor:
@@ -77,6 +78,13 @@ class _Request:
         # with it; ``infer()`` would run on this one (6 % slower in a chain).
         request.start_async()
         return given
+
+    def wait(self) -> None:
+        """Until the call that was started is done."""
+        try:
+            self._request.wait()
+        finally:
+            self._copies.clear()
 
 
 def _blocks(model: Any, outputs: Sequence[TensorSpec], batch: int) -> list[OutputBlocks]:
