@@ -35,7 +35,7 @@ from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 PATH = click.Path(path_type=Path)
 FLOAT = {"ort-int8": "ort-f32", "ov-int8": "ov-f32"}

@@ -31,7 +31,7 @@ from stagekit_fixedpoint.networks import resnet
 from stagekit.cpu import usable_cores
 from stagekit.graph import Graph
 from stagekit.quant.scheme import scheme_of
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 PROFILES = ("dpu-b4096-zcu104", "hls-16-6")
 

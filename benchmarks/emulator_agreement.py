@@ -30,7 +30,7 @@ from stagekit_fixedpoint.target import device_of
 
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 PATH = click.Path(path_type=Path)
 

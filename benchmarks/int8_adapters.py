@@ -30,7 +30,8 @@ from stagekit.data.folder import Folder
 from stagekit.quant.record import save
 from stagekit.session import Session
 from stagekit.store import Store, load_entry
-from stagekit.target import HostBuffer, get, load_profile
+from stagekit.target import HostBuffer
+from stagekit.targets import get, load_profile
 
 PATH = click.Path(path_type=Path)
 

@@ -26,7 +26,8 @@ from stagekit.bundle import StagesManifest, read_manifest
 from stagekit.cpu import instruction_sets
 from stagekit.quant.record import save
 from stagekit.store import Store, load_entry
-from stagekit.target import HostBuffer, get, load_profile
+from stagekit.target import HostBuffer
+from stagekit.targets import get, load_profile
 
 PATH = click.Path(path_type=Path)
 

@@ -37,7 +37,8 @@ from stagekit.runtime.lanes import direct
 from stagekit.runtime.opening import Deployment
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.target import HostBuffer, load_profile
+from stagekit.target import HostBuffer
+from stagekit.targets import load_profile
 
 PATH = click.Path(path_type=Path)
 TASKS, CLASSES = 8, 5

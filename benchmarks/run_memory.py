@@ -18,7 +18,7 @@ import click
 STAGED = """
 import resource, sys
 import numpy as np
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.store import load_entry
 from stagekit.target import HostBuffer

@@ -35,7 +35,8 @@ from stagekit.runtime.lanes import Run, direct
 from stagekit.runtime.program import Call, Program, Ref
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.work import Frame, Request
-from stagekit.target import Buffer, Engine, HostBuffer, Target, get, load_profile, silent
+from stagekit.target import Buffer, Engine, HostBuffer, Target, silent
+from stagekit.targets import get, load_profile
 
 CHANNELS, SIDE, STAGES = 12, 16, 3
 FRAMES = 16

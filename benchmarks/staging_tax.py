@@ -42,7 +42,8 @@ from stagekit.runtime.program import Call, Program, Ref, task_program
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.work import Frame, Request
 from stagekit.store import Store
-from stagekit.target import HostBuffer, Profile, get, load_profile
+from stagekit.target import HostBuffer, Profile
+from stagekit.targets import get, load_profile
 
 PATH = click.Path(path_type=Path)
 PAUSE = 0.005

@@ -30,7 +30,7 @@ import numpy as np
 import onnx_ir as ir
 from stagekit_calib.chain import open_chain
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.bench.uncut import joined
 from stagekit.build.deploy import compile_bundles
 from stagekit.build.engines import Builder

@@ -31,7 +31,7 @@ from stagekit.quant.record import Audit, Calibration, load, save, task_binding
 from stagekit.quant.scheme import scheme_of
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 from stagekit.tune.recipe_file import read_recipe
 from stagekit.tune.tune import tune
 

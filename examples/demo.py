@@ -26,7 +26,7 @@ from stagekit.data.images import read_image, write_image
 from stagekit.data.metrics import Confusion
 from stagekit.data.overlay import legend, overlay, side_by_side, stacked, titles
 from stagekit.models.weights import find_packaged_weights
-from stagekit.target import get
+from stagekit.targets import get
 
 HERE = Path(__file__).parent
 OUT = Path("out/demo")

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.cpu import described
 from stagekit.errors import UsageError
 from stagekit.graph import TensorSpec
-from stagekit.target import HostBuffer, parse_profile
+from stagekit.target import HostBuffer, Profile
+from stagekit.targets import parse_profile
 
 GOOD: dict[str, Any] = {"target": "openvino", "precision": "bf16", "batch": [1, 4], "options": {"threads": 2}}
 
 
-def parse(**changes: Any) -> targets.Profile:
+def parse(**changes: Any) -> Profile:
     return parse_profile({**GOOD, **changes}, "mine", "mine.toml")
 
 
@@ -65,7 +66,7 @@ def test_a_profile_without_a_target_is_refused() -> None:
 def test_a_users_profile_is_a_path_and_errors_name_it(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('target = "onnxruntime"\nbatch = [2]\n')
-    assert targets.load_profile(str(mine)) == targets.Profile("mine", "onnxruntime", batch=(2,))
+    assert targets.load_profile(str(mine)) == Profile("mine", "onnxruntime", batch=(2,))
     mine.write_text("target = onnxruntime")
     with pytest.raises(UsageError, match=r"mine\.toml: the profile cannot be read"):
         targets.load_profile(str(mine))
@@ -143,7 +144,7 @@ def distribution(name):
     return real(name)
 importlib.metadata.distribution = distribution
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import TargetUnavailable
 from stagekit.graph import Graph
 from stagekit.target import EngineBlob, silent
@@ -180,7 +181,7 @@ def test_a_target_whose_vendor_is_missing_says_what_to_install(vendor: str, prof
 def test_looking_targets_up_imports_no_vendor() -> None:
     code = """
 import sys
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.graph import TensorSpec
 feature = TensorSpec("x", "float32", ("batch", 8, 4, 4), "NCHW")
 for name in targets.entries():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.bench import results
 from stagekit.bench.results import ResultError
 from stagekit.build.calibrated import INTEGERS

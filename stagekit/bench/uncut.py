@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.bench.results import BaselineRow, Figure
 from stagekit.bench.statistics import ratio
 from stagekit.bench.system import Array, clock

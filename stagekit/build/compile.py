@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.build.deploy import Compiled, Layout, compile_bundles, compile_into
 from stagekit.build.engines import Builder
 from stagekit.build.place import Output

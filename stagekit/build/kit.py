@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.build.compile import resolve_profile
 from stagekit.build.deploy import compile_bundles
 from stagekit.build.engines import Builder, BuiltEngine

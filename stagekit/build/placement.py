@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.build.engines import Builder
 from stagekit.build.place import check_task, head_graph, spm_graph, stage_graph
 from stagekit.build.plan import sample

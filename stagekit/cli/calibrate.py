@@ -74,7 +74,7 @@ def command(
     from stagekit.cli.calibration_text import describe, describe_analysis, facts
     from stagekit.quant.record import save
     from stagekit.quant.scheme import QuantScheme, scheme_of
-    from stagekit.target import load_profile
+    from stagekit.targets import load_profile
 
     if audit and (tasks or extend or analyze or keep_float):
         what = "--audit looks at one new task alone, without --task, --extend, --analyze or --keep-float"

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.build.deploy import ENGINES
 from stagekit.bundle import DeployManifest
 from stagekit.errors import UsageError
 from stagekit.quant.record import load
+from stagekit.target import Observing
 
 Rows = list[dict[str, float | None]]
 
@@ -35,7 +36,7 @@ def observe(
     from stagekit_calib.readers import from_path
 
     device = targets.get(deployment.target)
-    if not isinstance(device, targets.Observing):
+    if not isinstance(device, Observing):
         raise UsageError(f"engines of the target {deployment.target} do not show their layers", where="--data")
     chain = open_chain(stages, equalised=record is not None and load(record).equalised)
     if chain.manifest.backbone.id != deployment.backbone:

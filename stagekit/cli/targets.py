@@ -21,7 +21,7 @@ def command(as_json: bool) -> None:
     Example:
       stagekit targets
     """
-    from stagekit import target as targets
+    from stagekit import targets
 
     names: dict[str, list[str]] = {}
     for entry in targets.entries().values():
@@ -31,7 +31,7 @@ def command(as_json: bool) -> None:
 
 
 def _describe(name: str, *aliases: str) -> dict[str, Any]:
-    from stagekit import target as targets
+    from stagekit import targets
 
     profiles = list(targets.shipped_profiles(name))
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.bundle import DeployedTask, DeployManifest, read_manifest
 from stagekit.errors import BundleError, TargetUnavailable, UsageError, nearest
 from stagekit.runtime.program import Program, needs, task_program

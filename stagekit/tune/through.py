@@ -31,7 +31,8 @@ from stagekit.quant.positions import weight_of
 from stagekit.quant.record import Calibration, load
 from stagekit.quant.scheme import QuantScheme, scheme_of
 from stagekit.quant.stages import quantise_stages
-from stagekit.target import Progress, load_profile, silent
+from stagekit.target import Progress, silent
+from stagekit.targets import load_profile
 from stagekit.tune.bundled import BundledBackbone, identity
 from stagekit.tune.graph_module import GraphModule
 from stagekit.tune.operators import dequantise, quantise

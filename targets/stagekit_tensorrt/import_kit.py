@@ -21,7 +21,8 @@ import numpy as np
 from stagekit.errors import BundleError, StagekitError, VerificationFailed
 from stagekit.graph import TensorSpec
 from stagekit.store import EngineKey, Store
-from stagekit.target import EngineBlob, HostBuffer, Profile, parse_profile
+from stagekit.target import EngineBlob, HostBuffer, Profile
+from stagekit.targets import parse_profile
 from stagekit_tensorrt import sidecar
 from stagekit_tensorrt.kit import MANIFEST, SCHEMA
 from stagekit_tensorrt.target import TensorRtTarget

@@ -13,7 +13,7 @@ from stagekit.bench.labels import keep_labels, read_reference
 from stagekit.bench.matrix import Cell, Outcome, cells, left_out, reference, run_matrix
 from stagekit.bench.options import Options
 from stagekit.errors import StagekitError, UsageError
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 from .made import made
 

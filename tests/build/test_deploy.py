@@ -23,7 +23,8 @@ from stagekit.errors import BundleError, CompileError, UsageError
 from stagekit.graph import Graph
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.target import Unsupported, get, load_profile
+from stagekit.target import Unsupported
+from stagekit.targets import get, load_profile
 
 
 def built(result: Any) -> list[str]:

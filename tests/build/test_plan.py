@@ -20,7 +20,8 @@ from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.graph import TensorSpec
 from stagekit.session import Session
 from stagekit.store import Store
-from stagekit.target import Availability, Profile, load_profile
+from stagekit.target import Availability, Profile
+from stagekit.targets import load_profile
 
 
 class Offering(OnnxRuntimeTarget):

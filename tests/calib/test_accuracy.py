@@ -24,7 +24,8 @@ from stagekit.quant.formats import NumberFormat, dequantise, quantise
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.stages import quantise_stages
-from stagekit.target import HostBuffer, get, load_profile, silent
+from stagekit.target import HostBuffer, silent
+from stagekit.targets import get, load_profile
 
 SCHEME = QuantScheme(NumberFormat("uint8", symmetric=False), bias="int32")
 

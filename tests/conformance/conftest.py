@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import TargetUnavailable
 from stagekit.graph import Graph, TensorSpec
-from stagekit.target import EngineBlob, HostBuffer, Profile, Target
+from stagekit.target import EngineBlob, HostBuffer, Profile, Target, silent
 
 from .graphs import GRAPHS, Array, conv
 
@@ -32,7 +32,7 @@ class Bench:
     ) -> EngineBlob:
         folder = self.new_folder()
         edges = (inputs or graph.inputs, outputs or graph.outputs)
-        return self.target.compile(graph, *edges, self.profile, folder, targets.silent)
+        return self.target.compile(graph, *edges, self.profile, folder, silent)
 
     @property
     def tolerance(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stagekit import target as targets
+from stagekit import targets
 
 from .conftest import SHIPPED, why_not
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import EngineError
 from stagekit.graph import Graph
-from stagekit.target import EngineBlob
+from stagekit.target import EngineBlob, silent
 
 from .conftest import Bench, buffers
 from .graphs import GRAPHS, sample
@@ -33,9 +33,10 @@ IN_A_FRESH_PROCESS = """
 import hashlib, json, sys
 from pathlib import Path
 import numpy as np
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.graph import TensorSpec, load
-from stagekit.target import EngineBlob, HostBuffer, parse_profile, silent
+from stagekit.target import EngineBlob, HostBuffer, silent
+from stagekit.targets import parse_profile
 
 folder = Path(sys.argv[1])
 facts = json.loads((folder / "facts.json").read_text())
@@ -140,7 +141,7 @@ def test_weights_beyond_one_protobuf_message_go_beside_it(tmp_path: Path, monkey
     blobs = []
     for folder in (tmp_path / "first", tmp_path / "second"):
         folder.mkdir()
-        blobs.append(target.compile(graph, graph.inputs, graph.outputs, profile, folder, targets.silent))
+        blobs.append(target.compile(graph, graph.inputs, graph.outputs, profile, folder, silent))
     assert blobs[0].files == ("engine.onnx", "engine.weights")
     assert {path.name for path in blobs[0].root.iterdir()} == set(blobs[0].files)
     assert digest(blobs[0]) == digest(blobs[1])
@@ -160,7 +161,7 @@ def test_onnxruntimes_engine_gives_the_bits_of_the_graph_loaded_directly(name: s
     target, profile = targets.get("onnxruntime"), targets.load_profile("ort-f32")
     graph = GRAPHS[name]()
     s = sample(graph, 1)
-    engine = target.load(target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, targets.silent), profile)
+    engine = target.load(target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, silent), profile)
     found = engine.lane().submit(buffers(engine.inputs, s.inputs), 1).wait()
     assert all(np.array_equal(f.to_host(), w) for f, w in zip(found, s.outputs, strict=True))
     engine.close()

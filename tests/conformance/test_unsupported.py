@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import CompileError, StagekitError, TargetUnavailable, UsageError
 from stagekit.graph import Graph, TensorSpec, from_proto
-from stagekit.target import EngineBlob, Profile
+from stagekit.target import EngineBlob, Profile, silent
 
 from .conftest import Bench
 from .graphs import GRAPHS
@@ -38,7 +38,7 @@ def test_onnxruntime_names_a_node_without_a_kernel_and_the_type_it_lacks(tmp_pat
     assert (found.node, found.op) == ("the_node", "Sin")
     assert "tensor(bfloat16)" in found.why
     with pytest.raises(CompileError, match="Sin") as caught:
-        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, targets.silent)
+        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, silent)
     assert caught.value.where == "one.onnx"
     assert list(tmp_path.iterdir()) == []
 
@@ -58,7 +58,7 @@ def test_onnxruntime_says_why_it_has_no_bf16(tmp_path: Path) -> None:
     (refusal,) = target.supports(graph, profile)
     assert "no bf16 kernels" in refusal.why
     with pytest.raises(UsageError, match="no bf16 kernels"):
-        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, targets.silent)
+        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, silent)
 
 
 def test_openvino_names_a_node_that_it_cannot_convert(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_openvino_names_a_node_that_it_cannot_convert(tmp_path: Path) -> None:
     (found,) = target.supports(graph, profile)
     assert (found.node, found.op) == ("the_node", "Det")
     with pytest.raises(CompileError, match="Det"):
-        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, targets.silent)
+        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, silent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,7 +82,7 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are(device: str, tmp
     profile = replace(targets.load_profile("ov-f32"), device=device)
     graph = GRAPHS["conv"]()
     with pytest.raises(TargetUnavailable, match=r"no device .*finds .*CPU"):
-        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, targets.silent)
+        target.compile(graph, graph.inputs, graph.outputs, profile, tmp_path, silent)
 
 
 def test_the_device_key_needs_no_device() -> None:
@@ -97,7 +97,7 @@ def test_a_form_that_is_no_reordering_is_refused(bench: Bench, tmp_path: Path) -
     graph = GRAPHS["conv"]()
     wrong = TensorSpec("x", "float32", ("batch", 16, 24, 21), "NCHW")
     with pytest.raises(StagekitError, match="does not fit"):
-        bench.target.compile(graph, [wrong], graph.outputs, bench.profile, tmp_path, targets.silent)
+        bench.target.compile(graph, [wrong], graph.outputs, bench.profile, tmp_path, silent)
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"threads": -2}])

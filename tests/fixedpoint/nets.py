@@ -13,7 +13,7 @@ from stagekit_fixedpoint.device import Device
 
 from stagekit.graph import Graph, from_proto
 from stagekit.quant.scheme import scheme_of
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 Array = np.ndarray[Any, Any]
 

@@ -10,7 +10,7 @@ from stagekit_fixedpoint import FixedPointTarget
 from stagekit_fixedpoint.device import FOLDER, load_device, parse_device
 from stagekit_fixedpoint.target import device_of
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import UsageError
 
 

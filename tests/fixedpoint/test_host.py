@@ -14,7 +14,7 @@ from stagekit_fixedpoint.engine import from_stored, to_stored
 from stagekit_fixedpoint.fast import Fast
 from stagekit_fixedpoint.lowering import lower
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import CompileError
 from stagekit.graph import Graph
 from stagekit.partition.verify import run_graph

@@ -61,6 +61,6 @@ def test_a_device_that_wraps_or_has_no_depthwise_unit_says_so(dpu: Device) -> No
 @pytest.mark.parametrize("name", ["dpu-b4096-zcu102", "dpu-b4096-zcu104", "dpu-b4096-kv260", "dpu-b1600-ultra96"])
 def test_a_profile_rounds_biases_to_the_bits_that_its_device_has(name: str) -> None:
     from stagekit.quant.scheme import scheme_of
-    from stagekit.target import load_profile
+    from stagekit.targets import load_profile
 
     assert scheme_of(load_profile(name)).bias_bits == load_device(name).arithmetic.bias_bits

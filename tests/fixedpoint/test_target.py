@@ -20,10 +20,10 @@ from stagekit_fixedpoint.program import Linear, Program, Tensor
 from stagekit_fixedpoint.report import report, roofline
 from stagekit_fixedpoint.target import load_program
 
-from stagekit import target as targets
+from stagekit import targets
 from stagekit.errors import CompileError, EngineError, UsageError
 from stagekit.graph import Graph, Quantization, TensorSpec
-from stagekit.target import EngineBlob, HostBuffer
+from stagekit.target import EngineBlob, HostBuffer, silent
 
 from .conftest import codes
 from .nets import NETS, inputs
@@ -38,7 +38,7 @@ def compiled(graphs: Graphs, tmp_path: Path) -> EngineBlob:
     graph = graphs("residual", PROFILE.device)
     folder = tmp_path / "engine"
     folder.mkdir()
-    return FixedPointTarget().compile(graph, graph.inputs, floats(graph.outputs), PROFILE, folder, targets.silent)
+    return FixedPointTarget().compile(graph, graph.inputs, floats(graph.outputs), PROFILE, folder, silent)
 
 
 def floats(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
@@ -67,7 +67,7 @@ def test_an_edge_may_be_integers_with_their_scale(graphs: Graphs, programs: Prog
     marked = replace(graph.inputs[0], quantization=Quantization((tensor.scale,), (0,)))
     plain, stored = target.boundaries(marked, PROFILE)
     assert (plain.dtype, stored.dtype) == ("float32", "int8")
-    blob = target.compile(graph, [stored], graph.outputs, PROFILE, tmp_path, targets.silent)
+    blob = target.compile(graph, [stored], graph.outputs, PROFILE, tmp_path, silent)
     x = codes(program, 1)["x"].astype(np.int8)
     buffer = HostBuffer(replace(stored, shape=x.shape), x)
     (found,) = target.load(blob, PROFILE).lane().submit([buffer], 1).wait()
@@ -77,14 +77,14 @@ def test_an_edge_may_be_integers_with_their_scale(graphs: Graphs, programs: Prog
     assert np.array_equal(found.to_host(), wanted)
     wrong = replace(stored, quantization=Quantization((tensor.scale * 2,), (0,)))
     with pytest.raises(CompileError, match="the graph has"):
-        target.compile(graph, [wrong], graph.outputs, PROFILE, tmp_path, targets.silent)
+        target.compile(graph, [wrong], graph.outputs, PROFILE, tmp_path, silent)
 
 
 def test_compiling_twice_gives_the_same_bytes(graphs: Graphs, tmp_path: Path) -> None:
     graph, contents = graphs("transformer", PROFILE.device), []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        blob = FixedPointTarget().compile(graph, graph.inputs, graph.outputs, PROFILE, tmp_path / name, targets.silent)
+        blob = FixedPointTarget().compile(graph, graph.inputs, graph.outputs, PROFILE, tmp_path / name, silent)
         contents.append([(blob.root / f).read_bytes() for f in blob.files])
     assert contents[0] == contents[1]
 

@@ -20,7 +20,7 @@ from stagekit_fixedpoint.program import Array, Program
 from stagekit.graph import Graph
 from stagekit.graph.simplify import simplify
 from stagekit.quant.scheme import scheme_of
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from stagekit.quant.formats import NumberFormat
 from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import chain_positions
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 from .conftest import codes
 from .nets import Net

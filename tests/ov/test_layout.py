@@ -12,7 +12,8 @@ from onnxruntime import InferenceSession
 
 from stagekit.graph import Graph
 from stagekit.graph.edges import with_edges
-from stagekit.target import HostBuffer, load_profile
+from stagekit.target import HostBuffer
+from stagekit.targets import load_profile
 
 pytest.importorskip("openvino")
 

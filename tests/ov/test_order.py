@@ -8,7 +8,7 @@ import pytest
 from stagekit_openvino import OpenVinoTarget
 
 from stagekit.cpu import usable_cores
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 
 TARGET, PROFILE = OpenVinoTarget(), load_profile("ov-f32")
 

@@ -23,7 +23,7 @@ from stagekit.quant.record import load, save
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
 from stagekit.session import Session
-from stagekit.target import load_profile
+from stagekit.targets import load_profile
 from stagekit.tune.graph_module import GraphModule
 from stagekit.tune.network import create_network
 from stagekit.tune.operators import quantise
