@@ -14,9 +14,10 @@ Results are kept under --work: run again, an interrupted run goes on, and what w
 the real run compiles nothing.
 
 Beside the rows: machine, versions, commit, date, left_out (profiles that cannot run here, and why).
-Rows: commit, model, deployment, target, precision, tasks, trained; figures as value, low, high, kind: p50_ms,
-images_per_second, stages_ms and emulation_ms (emulated devices); miou and agreement (with the f32 reference) and
-over_uncut by task; engines_mb, memory_mb; scaling: milliseconds of n tasks together and apart; noisy: why.
+Rows: commit, where (machine and day), model, deployment, target, precision, tasks, trained; figures as value, low,
+high, kind: p50_ms, images_per_second, stages_ms and emulation_ms (emulated devices); miou and agreement (with the f32
+reference) and over_uncut by task; engines_mb, memory_mb; scaling: milliseconds of n tasks together and apart; noisy:
+why; share: of the cores' time that was ours.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Case:
 @click.option("--vit-task", type=PATH, help="Tuned before, for ViT-S/14; tuned by the recipe without.")
 @click.option("--work", type=PATH, default=Path("out/benchmarks"), show_default=True)
 @click.option("--only", multiple=True, help="Models; once for each.")
+@click.option("--profile", "profiles", multiple=True, help="Likewise.")
 @click.option("--budget", type=float, default=12.0, show_default=True, help="Minutes for all.")
 @click.option("--quick", is_flag=True, help="A moment of everything, into WORK-quick; writes no figures.")
 @click.option("--json", "path", type=PATH, default=ROOT / "benchmarks" / "results" / "device.json", show_default=True)
@@ -84,6 +86,7 @@ def main(
     vit_task: Path | None,
     work: Path,
     only: tuple[str, ...],
+    profiles: tuple[str, ...],
     budget: float,
     quick: bool,
     path: Path,
@@ -110,7 +113,7 @@ def main(
     # Emulation is slow and hardly timed: it comes last, so that it takes no time from what runs here.
     for emulated in (False, True):
         for case in chosen:
-            measure(case, emulated, data, parts, place / case.model, quick, until)
+            measure(case, emulated, profiles, data, parts, place / case.model, quick, until)
     for case in cases:
         found = reported(case, place / case.model)
         rows += [row(case, result) for result in found]
@@ -146,8 +149,21 @@ def _examples(*names: str) -> tuple[Path, ...]:
     return tuple(ROOT / "examples" / f"{name}.task" for name in names)
 
 
-def measure(case: Case, emulated: bool, data: Path, parts: Path, place: Path, quick: bool, until: float) -> None:
-    """The cells of a case that run here, or those that are emulated, as far as time allows; what is left is said."""
+def measure(
+    case: Case,
+    emulated: bool,
+    profiles: Sequence[str],
+    data: Path,
+    parts: Path,
+    place: Path,
+    quick: bool,
+    until: float,
+) -> None:
+    """The cells of a case that run here, or those that are emulated, as far as time allows; what is left is said.
+
+    Args:
+        profiles: these alone; all without.
+    """
     stages, tasks, given = prepare(case, data, parts)
     options = Options(
         scenarios=("SingleStream", "Offline"),
@@ -161,7 +177,9 @@ def measure(case: Case, emulated: bool, data: Path, parts: Path, place: Path, qu
     options = replace(options, seconds=0.1, queries=2, rounds=2) if quick else options
     every, out = cells([t.stem for t in tasks], True, case.profiles, alone=False)
     wanted = [cell for cell in every if (cell.profile.name not in CPU) == emulated]
-    records = {even: recorded(case, stages, tasks, data, parts, even) for even in (False, True)}
+    wanted = [cell for cell in wanted if not profiles or cell.profile.name in profiles]
+    even = {cell.profile.name in EQUALISED for cell in wanted if cell.needs_record}
+    records = {which: recorded(case, stages, tasks, data, parts, which) for which in even}
     bench = Bench((stages, *tasks), given, options, place / "cells", None, reference(every))
     if not quick:
         for cell in wanted:
@@ -169,7 +187,7 @@ def measure(case: Case, emulated: bool, data: Path, parts: Path, place: Path, qu
     begun = time.monotonic()
 
     def one(cell: Cell) -> None:
-        replace(bench, calibration=records[cell.profile.name in EQUALISED]).measure(cell)
+        replace(bench, calibration=records.get(cell.profile.name in EQUALISED)).measure(cell)
 
     for outcome in run_matrix(wanted, bench.file, one, max(0.0, until - begun), progress=note):
         note(f"{case.model} {outcome.cell}: {outcome.what} {outcome.why}".strip())
@@ -219,16 +237,14 @@ def data_of(task: Path, data: Path) -> tuple[str, Path]:
     return made.name, folder
 
 
-def recorded(case: Case, stages: Path, tasks: Sequence[Path], data: Path, parts: Path, even: bool) -> Path | None:
-    """A calibration record, of training pictures; with weights equalised or as they are; none where none is used."""
-    if not any(name in EMULATED or name.endswith("int8") for name in case.profiles):
-        return None
+def recorded(case: Case, stages: Path, tasks: Sequence[Path], data: Path, parts: Path, even: bool) -> Path:
+    """A calibration record, of training pictures; with weights equalised or as they are."""
     record = parts / f"{case.model}{'-even' if even else ''}.calib"
     if not (record / "manifest.json").is_file():
         folders = [data_of(task, data)[1] for task in tasks] if case.tasks else [PICTURES]
         for number, (folder, task) in enumerate(zip(folders, tasks, strict=True)):
             note(f"calibrating {case.model} on {folder.name}{', equalised' if even else ''}")
-            method = None if number else "minmax" if even else "percentile"
+            method = "minmax" if even and not number else None
             calibrate(
                 stages,
                 [task],
@@ -248,11 +264,12 @@ def row(case: Case, r: Result) -> dict[str, Any]:
     emulated = r.deployment.emulates
     return {
         "commit": r.commit,
+        "where": f"{r.device.cores} cores of {r.device.cpu}, {r.started[:10]}",
         "model": case.title,
         "deployment": r.deployment.name,
         "target": r.deployment.target,
         "precision": r.deployment.precision,
-        "device": emulated.removeprefix("modelled for ") if emulated else None,
+        "device": r.device_name if emulated else None,
         "tasks": list(r.deployment.tasks),
         "trained": bool(r.accuracy),
         "p50_ms": None if emulated else _figure(latency(r), 1e3),
@@ -275,6 +292,7 @@ def row(case: Case, r: Result) -> dict[str, Any]:
             if s.shared_seconds.kind == "measured"
         ],
         "noisy": list(r.noise.reasons) if r.noise else [],
+        "share": round(min(r.noise.before.share, r.noise.after.share), 3) if r.noise else None,
         "status": r.status,
     }
 

@@ -22,6 +22,9 @@ PICTURE = ROOT / "docs" / "images" / "benchmarks.svg"
 
 Row = Mapping[str, Any]
 
+OURS = 0.8
+"""Least share of the cores' time with which a time is shown at all."""
+
 
 @click.command()
 @click.option("--check", is_flag=True, help="Only say whether the page is what the file gives.")
@@ -42,7 +45,7 @@ def page(data: Mapping[str, Any]) -> str:
     parts = [heading(data), left_out(data["left_out"]), noise(rows), drawn(rows, "images/benchmarks.svg")]
     for model in models(rows):
         of_model = [r for r in rows if r["model"] == model]
-        parts += [f"## {model}", about(of_model), table(here(of_model)), table(emulated(of_model))]
+        parts += [f"## {model}", about(of_model, place(data)), table(here(of_model)), table(emulated(of_model))]
     over_tasks = table(scaling(rows))
     parts += ["## Time over tasks", SCALING, over_tasks] if over_tasks else []
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -83,20 +86,30 @@ def noise(rows: Sequence[Row]) -> str:
     noisy = [f"> - {r['model']}, {r['deployment']}: {'; '.join(r['noisy'])}" for r in rows if r["noisy"]]
     if not noisy:
         return ""
-    return "\n".join(["> † The machine was not quiet, so that these have no times that could be quoted:", *noisy])
+    return "\n".join(["> † The machine was not quiet, so that times of these are rough:", *noisy])
 
 
 def models(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(r["model"] for r in rows))
 
 
-def about(rows: Sequence[Row]) -> str:
+def place(data: Mapping[str, Any]) -> str:
+    """The machine and the day, as rows have them."""
+    return f"{data['machine']['cores']} cores of {data['machine']['cpu']}, {data['date']}"
+
+
+def about(rows: Sequence[Row], usual: str) -> str:
+    """What a backbone's rows are of, and where they were measured if not where the others were."""
     first = rows[0]
-    if not first["trained"]:
-        return "Random weights and one untrained task: for timing alone."
     counts = [f"{task} ({count} test images)" for task, count in first["images"].items()]
-    several = len(first["tasks"]) > 1
-    return f"{len(first['tasks'])} tasks on one backbone: {', '.join(counts)}." if several else f"Task: {counts[0]}."
+    if not first["trained"]:
+        told = "Random weights and one untrained task: for timing alone."
+    elif len(first["tasks"]) > 1:
+        told = f"{len(first['tasks'])} tasks on one backbone: {', '.join(counts)}."
+    else:
+        told = f"Task: {counts[0]}."
+    elsewhere = sorted({r["where"] for r in rows if r.get("where", usual) != usual})
+    return f"{told} Measured elsewhere: {'; '.join(elsewhere)}." if elsewhere else told
 
 
 Column = tuple[str, Callable[[Row], str]]
@@ -164,8 +177,10 @@ def figure(given: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def timed(row: Row, given: Mapping[str, Any] | None) -> str:
-    """A measured time; none where other work ran on the machine."""
-    return f"{DASH} †" if row["noisy"] and given is not None else figure(given)
+    """A measured time; about that where other work ran on the machine, and none where much did."""
+    if given is None or not row["noisy"]:
+        return figure(given)
+    return f"≈ {plain(given['value'])} †" if (row.get("share") or 0) >= OURS else f"{DASH} †"
 
 
 def plain(value: float | None, digits: int = 3) -> str:

@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from methods_plan import ABLATIONS, METHODS, SETTINGS
+from parameters import counted
 
 Row = dict[str, Any]
 NAMES = {"vit_s14": "ViT-S/14", "efficientnet_lite0": "Lite0"}
@@ -135,6 +136,19 @@ def gaps_table(setting: str) -> Callable[[Sequence[Row]], str]:
     return table
 
 
+def by_class(rows: Sequence[Row]) -> str:
+    """IoU of every class, a mean over seeds; what no pixel of truth or prediction has counts for nothing."""
+    found = scored(rows, "headline")
+    methods = [m for m in METHODS if m != "scratch"]
+    lines = []
+    for task, backbone in sorted({(t, b) for t, b, *_ in found}, key=lambda pair: (pair[0], pair[1] != "vit_s14")):
+        runs = {m: [row["iou"] for row in found.get((task, backbone, "headline", m), [])] for m in methods}
+        for name in next(iter(filter(None, runs.values())))[0]:
+            known = [[iou[name] for iou in runs[m] if iou[name] is not None] for m in methods]
+            lines.append([task, NAMES[backbone], name, *(f"{100 * mean(v):.1f}" if v else "-" for v in known)])
+    return _markdown(" | ".join(["task", "backbone", "class", *methods]), lines)
+
+
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Of two means in points, with its standard error where both have several values, and how many these are."""
     if not (ours and theirs):
@@ -219,6 +233,21 @@ def deployability(rows: Sequence[Row]) -> str:
     )
 
 
+def counts(rows: Sequence[Row]) -> str:
+    """Parameters beside those that the paper prints; counted anew."""
+    lines = [
+        [row.part, f"{row.count_m:.2f}", "-" if row.paper_m is None else f"{row.paper_m:.2f}", row.note]
+        for row in counted()[0]
+    ]
+    return _markdown("part | M | the paper's | what is counted", lines)
+
+
+def work(rows: Sequence[Row]) -> str:
+    """Multiply-accumulates beside the backbone's; counted anew."""
+    lines = [[row.backbone, row.part, f"{row.gmacs:.0f}", f"{100 * row.share:.0f} %"] for row in counted()[1]]
+    return _markdown("backbone | part | GMAC | of the backbone's", lines)
+
+
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "headline": methods_table("headline"),
     "equal-time": methods_table("equal-time"),
@@ -226,10 +255,13 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "several": methods_table("several"),
     "ablations": ablations,
     "gaps": gaps_table("headline"),
+    "classes": by_class,
     "gaps-several": gaps_table("several"),
     "gaps-long": gaps_table("long"),
     "search": search,
     "deployability": deployability,
+    "counts": counts,
+    "work": work,
 }
 
 

@@ -1,8 +1,8 @@
-"""Parameters of every part, counted, beside those that the paper prints (arXiv 2208.10159).
+"""Parameters of every part beside those that the paper prints (arXiv 2208.10159); multiply-accumulates of a frame.
 
     python benchmarks/parameters.py [--json]
 
-Nothing is measured: modules are built on torch's meta device and their parameters are added up.
+Nothing is measured: modules are built on torch's meta device, their parameters and products are added up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from stagekit.models.backbone import BoundaryInfo
-from stagekit.models.counts import parameters
+from stagekit.models.counts import macs, parameters
 from stagekit.models.heads import create_head, setr_auxiliary_heads
 from stagekit.models.presets import width_for
 from stagekit.models.registry import create
@@ -85,6 +85,39 @@ def spms() -> Iterator[Row]:
     yield Row("SPMs, ResNet, s=150, stages 1-5, aligned", cumulative("aligned", five, 150)[-1], None, "preset aligned")
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a part computes for one frame of 512 x 512, in 10^9 multiply-accumulates, beside its backbone's."""
+
+    backbone: str
+    part: str
+    gmacs: float
+    share: float
+
+
+def work() -> Iterator[Work]:
+    """Backbones at output stride 8 with five SPMs for 150 classes and the paper's heads."""
+    frames = torch.zeros(1, 512, 512, 3, dtype=torch.uint8)
+    for name, label in (("resnet101", "ResNet-101"), ("resnet50", "ResNet-50")):
+        backbone = create(name, size=(512, 512), output_stride=8)
+        own = macs(backbone, frames)
+        yield Work(label, "backbone", own / 1e9, 1.0)
+        edges = {b.name: b for b in backbone.boundaries}
+        for preset in ("param-matched", "paper", "aligned"):
+            count = sum(spm_macs(edges[n], preset) for n in ("stem", "stage1", "stage2", "stage3", "stage4"))
+            yield Work(label, f"five SPMs, preset {preset}", count / 1e9, count / own)
+        for head, classes in (("ppm", 150), ("pup", 2)):
+            count = create_head(head, [RESNET], classes).macs(512, 512)
+            yield Work(label, f"{head.upper()} head, s={classes}", count / 1e9, count / own)
+
+
+def spm_macs(boundary: BoundaryInfo, preset: str, classes: int = 150) -> int:
+    """Of one SPM, its semantic map given at the feature's own size."""
+    spm = SPM(boundary.channels, classes, width_for(preset, boundary.channels))
+    height, width = boundary.grid(512, 512)
+    return macs(spm, torch.empty(1, boundary.channels, height, width), torch.empty(1, classes, height, width))
+
+
 def cumulative(preset: str, channels: list[int], classes: int) -> list[float]:
     return list(accumulate(millions(SPM(c, classes, width_for(preset, c))) for c in channels))
 
@@ -93,17 +126,26 @@ def millions(module: nn.Module, *, norms: bool = True) -> float:
     return round(parameters(module, norms=norms) / 1e6, 4)
 
 
+def counted() -> tuple[list[Row], list[Work]]:
+    """Parameters, and products."""
+    with torch.device("meta"):
+        return [*backbones(), *heads(), *spms()], list(work())
+
+
 @click.command(help=__doc__)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def main(as_json: bool) -> None:
-    with torch.device("meta"):
-        rows = [*backbones(), *heads(), *spms()]
+    rows, products = counted()
     if as_json:
-        click.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
+        click.echo(json.dumps({"rows": [asdict(row) for row in (*rows, *products)]}, indent=2))
         return
     table = Table("part", "count (M)", "paper (M)", "what is counted")
     for row in rows:
         table.add_row(row.part, f"{row.count_m:.2f}", "-" if row.paper_m is None else f"{row.paper_m:.2f}", row.note)
+    Console().print(table)
+    table = Table("backbone", "part, 512 x 512", "GMAC", "of the backbone's")
+    for each in products:
+        table.add_row(each.backbone, each.part, f"{each.gmacs:.0f}", f"{100 * each.share:.0f} %")
     Console().print(table)
 
 

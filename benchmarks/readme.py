@@ -24,7 +24,7 @@ def main(check: bool) -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
     wanted = text
-    for name, content in (("headline", headline()), ("measured", tables())):
+    for name, content in (("headline", headline()), ("sharing", sharing()), ("measured", tables())):
         wanted = placed(wanted, name, content)
     if check:
         if wanted != text:
@@ -71,9 +71,26 @@ def headline() -> str:
         "\nAll of it, and how to run it again: [docs/benchmarks.md](docs/benchmarks.md)."
     ]
     if any(row["noisy"] for row in shown):
-        notes.append("\n† The machine was not quiet, so that there is no time to be quoted.")
+        notes.append("\n† The machine was not quiet, so that the time is a rough one.")
     picture = drawn(shown, "docs/images/benchmarks.svg")
     return "\n".join([*([picture, ""] if picture else []), *lines, *notes])
+
+
+def sharing() -> str:
+    """Many tasks on one backbone against as many whole models, on ONNX Runtime in float32."""
+    lines = [
+        "| eight tasks on one backbone, ort-f32 | against eight uncut models | memory MB | theirs | a ninth added in |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows("multi_task.json"):
+        if row["profile"] == "ort-f32":
+            first = row["prompted_from"]
+            where = f"SPMs from boundary {first} on" if isinstance(first, int) else "heads alone"
+            lines.append(
+                f"| {row['model'].partition('-')[0]}, {where} | {row['speedup']:.2f} x as fast |"
+                f" {row['rss_mb']:.0f} | {row['rss_uncut_mb']:.0f} | {row['add_seconds']} s |"
+            )
+    return "\n".join(lines)
 
 
 def tables() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return "\n".join([f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns), *made])
 
 
-def tax() -> str:
+def tax(result: str = "staging_tax.json") -> str:
     columns = ("network", "profile", "chain ms", "uncut ms", "uncut runs", "ratio", "without the runtime", "boundaries")
     return table(
         columns,
@@ -55,7 +56,7 @@ def tax() -> str:
                 f"{r['bare_ratio']:.3f}",
                 ", ".join(dict.fromkeys(r["boundaries"][:-1])),
             )
-            for r in rows("staging_tax.json")
+            for r in rows(result)
         ),
     )
 
@@ -76,7 +77,7 @@ def multi_task() -> str:
                 f"{r['fraction_of_limit']:.3f}",
                 f"{r['speedup']:.2f}x",
                 round(r["rss_mb"]),
-                round(r["rss_uncut_mb"]),
+                round(r["rss_uncut_mb"]) if r["rss_uncut_mb"] > 0 else "not told",  # they took what others had freed
                 f"{100 * r['adapter_share']:.1f} %",
                 r["add_seconds"],
             )
@@ -123,12 +124,26 @@ def overload() -> str:
     return table(columns, ([r[key] for key in keys] for r in rows("overload.json")))
 
 
+def soak() -> str:
+    columns = ("requests", "tasks", "done", "failed", "cancelled", "task closed", "wrong values", "lost", "memory grew")
+    keys = ("requests", "tasks", "done", "failed", "cancelled", "not_open", "mismatched_values", "lost")
+    return table(columns, ([*(r[k] for k in keys), f"{100 * (r['rss_growth'] - 1):.2f} %"] for r in rows("soak.json")))
+
+
+def memory() -> str:
+    columns = ("network", "target", "stages MB", "uncut MB", "difference MB")
+    return table(columns, (list(r.values()) for r in rows("run_memory.json")))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "tax": tax,
+    "tax-amx": partial(tax, "staging_tax_amx.json"),
     "multi-task": multi_task,
     "overhead": overhead,
     "pipeline": pipeline,
     "overload": overload,
+    "soak": soak,
+    "memory": memory,
 }
 
 if __name__ == "__main__":

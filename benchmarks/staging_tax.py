@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
+from stagekit_openvino.layout import with_free_transposes
 from uncut import configurations
 
 from stagekit.build.deploy import compile_bundles, stage_graphs
@@ -31,7 +32,9 @@ from stagekit.bundle import DeployManifest, StagesManifest, read_manifest
 from stagekit.cli.console import parse_size
 from stagekit.cpu import instruction_sets
 from stagekit.graph import Graph
+from stagekit.graph.edges import with_edges
 from stagekit.graph.join import join
+from stagekit.graph.spec import BLOCKED
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
@@ -125,7 +128,7 @@ def measure(
     runs: dict[str, Callable[[], Any]] = {
         "chain": lambda: through(driver, made.task, frame),
         "bare": bare(driver, made, frame),
-        **configurations(whole(stages, task, bundle, builder, record), profile, pixels, folder),
+        **uncut_runs(whole(stages, task, bundle, builder, record), manifest, task is None, profile, pixels, folder),
     }
     times = turns(runs, rounds, clock)
     driver.close()
@@ -182,6 +185,21 @@ def whole(
     if record is None:
         return joined(chain)
     return joined(chain.quantised(quantise_stages(chain.stages, record, scheme_of(builder.profile))))
+
+
+def uncut_runs(
+    graph: Graph, manifest: DeployManifest, to_boundary: bool, profile: Profile, pixels: Any, folder: Path
+) -> dict[str, Callable[[], Any]]:
+    """The uncut graph in each configuration; one that ends in a boundary also with that in the form of the chain's."""
+    runs = configurations(graph, profile, pixels, folder)
+    (wanted, *others) = manifest.plan[-1].chosen
+    formed = (wanted.dtype, wanted.layout) != (graph.outputs[0].dtype, graph.outputs[0].layout)
+    if to_boundary and formed and not others and wanted.layout != BLOCKED:
+        shaped = with_free_transposes(with_edges(graph, graph.inputs, [wanted.renamed(graph.outputs[0].name)]))
+        runs |= {
+            f"{name}, {wanted.layout}": run for name, run in configurations(shaped, profile, pixels, folder).items()
+        }
+    return runs
 
 
 def noise_record(stages: Path, task: Path | None) -> Calibration:

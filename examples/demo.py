@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 OUT = Path("out/demo")
 TASKS = ("landcover", "sea")
 TARGETS = ("onnxruntime", "openvino")
+LOOK = ("--scenario", "SingleStream", "--scenario", "Offline", "--seconds", "3", "--queries", "64", "--rounds", "10")
 
 
 def main() -> None:
@@ -143,37 +144,14 @@ def write_overview(labels: dict[str, dict[str, Any]]) -> None:
 def write_benchmark(deployments: list[Path]) -> None:
     """Time, accuracy and memory of what was compiled: a first look, too short to be quoted."""
     folder = OUT / "bench"
-    options = [
-        "--scenario",
-        "SingleStream",
-        "--scenario",
-        "Offline",
-        "--seconds",
-        "3",
-        "--queries",
-        "64",
-        "--rounds",
-        "10",
-    ]
-    options += [option for task in TASKS for option in ("--data", f"{task}={HERE / 'pictures' / task}")]
+    data = [option for task in TASKS for option in ("--data", f"{task}={HERE / 'pictures' / task}")]
     made: list[Path] = []
     for deployment in deployments:
         step(f"measuring {deployment.stem} for a few seconds")
         compared = ["--reference", str(made[0])] if made else []
         # A process each, so that memory is a deployment's own.
-        command = [
-            sys.executable,
-            "-m",
-            "stagekit",
-            "bench",
-            str(deployment),
-            "-o",
-            str(folder),
-            "--no-report",
-            *options,
-            *compared,
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "stagekit", "bench", str(deployment), "-o", str(folder), "--no-report"]
+        subprocess.run([*command, *LOOK, *data, *compared], check=True, stdout=subprocess.DEVNULL)
         made.append(folder / f"{deployment.stem}.json")
     found = [(results.read(path), folder) for path in made]
     write_page(found, OUT / "report.html", "Two tasks on one backbone: a first look")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -134,7 +134,10 @@ class EngineBlob:
 
 @runtime_checkable
 class Buffer(Protocol):
-    """A tensor that may live on a device; contents never change while someone holds it."""
+    """A tensor that may live on a device; contents never change while someone holds it.
+
+    One in ordinary memory, which costs nothing to look at, may also have ``on_host`` set.
+    """
 
     @property
     def spec(self) -> TensorSpec: ...
@@ -277,6 +280,8 @@ class Observing(Protocol):
 @dataclass(frozen=True, slots=True)
 class HostBuffer:
     """A buffer in ordinary memory: what goes in from outside, and what CPU targets give back."""
+
+    on_host: ClassVar[bool] = True
 
     spec: TensorSpec
     array: np.ndarray[Any, Any]

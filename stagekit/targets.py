@@ -35,7 +35,7 @@ def get(name: str) -> Target:
         raise UsageError(f"no target is called {name!r}" + nearest(name, registered), where="--target")
     try:
         target: Target = registered[name].load()()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise TargetUnavailable(f"the package of target {name!r} does not import: {error}", where=name) from error
     return target
 
@@ -76,8 +76,10 @@ def load_profile(name_or_path: str, target: str | None = None) -> Profile:
         path = shipped[name_or_path]
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"the profile cannot be read: {error}", where=path) from error
+    except OSError as error:
+        raise UsageError(f"the profile cannot be read: {error.strerror}", where=path) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the profile is not TOML: {error}", where=path) from error
     return parse_profile(data, path.stem, where=str(path))
 
 
@@ -114,6 +116,8 @@ def parse_profile(data: Mapping[str, Any], name: str, where: str) -> Profile:
     if not isinstance(device, str):
         raise UsageError(f"device must be a name, got {device!r}", where=where)
     options = data.get("options", {})
+    if not isinstance(options, Mapping):
+        raise UsageError(f"options must be a table, [options], got {options!r}", where=where)
     for key, value in options.items():
         if key not in target.options:
             raise UsageError(f"unknown option {key!r} of {target.name}" + nearest(key, target.options), where=where)

@@ -40,6 +40,7 @@ def test_a_profile_is_read_as_it_is_written() -> None:
         ({"options": {"threads": True}}, "'threads' must be int, got True"),
         ({"options": {"performance_hint": 1}}, "'performance_hint' must be str, got 1"),
         ({"precision": "f8"}, "precision 'f8' is not one of openvino's: f32, bf16"),
+        ({"options": 3}, "must be a table"),
         ({"batch": [4, 1]}, "ascending"),
         ({"batch": [1, 1]}, "ascending"),
         ({"batch": []}, "ascending"),
@@ -68,9 +69,9 @@ def test_a_users_profile_is_a_path_and_errors_name_it(tmp_path: Path) -> None:
     mine.write_text('target = "onnxruntime"\nbatch = [2]\n')
     assert targets.load_profile(str(mine)) == Profile("mine", "onnxruntime", batch=(2,))
     mine.write_text("target = onnxruntime")
-    with pytest.raises(UsageError, match=r"mine\.toml: the profile cannot be read"):
+    with pytest.raises(UsageError, match=r"mine\.toml: the profile is not TOML"):
         targets.load_profile(str(mine))
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
         targets.load_profile(str(tmp_path / "missing.toml"))
 
 

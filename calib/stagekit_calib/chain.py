@@ -27,9 +27,10 @@ from stagekit.cpu import usable_cores
 from stagekit.data.geometry import Geometry, Placement
 from stagekit.data.images import Pixels
 from stagekit.graph import Graph
-from stagekit.quant.equalise import equalise
+from stagekit.quant.equalise import prepared
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.stages import QuantisedStages
+from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS
 from stagekit.runtime.program import Call, Program, Ref, call_keys, last_read, task_program
 
 Array = np.ndarray[Any, Any]
@@ -108,7 +109,7 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
     takes = [(manifest.frame.spec.name, manifest.frame.spec.layout)]
     for entry in manifest.stages:
         graph = stage_graph(read_graph(stages, entry), takes, entry.boundary)
-        graphs[entry.name] = equalise(graph) if equalised else graph
+        graphs[entry.name] = prepared(graph, equalised)
         takes = [(t.name, t.layout) for t in entry.boundary.tensors]
     placed: list[DeployedTask] = []
     prompted: dict[str, str] = {}
@@ -174,9 +175,8 @@ class OrtGraph:
         self._exposed = [n for n in exposed if n not in own]
         self.inputs = [s.name for s in graph.inputs]
         content = _exposing(graph, self._exposed).proto().SerializeToString()
-        # The optimiser left out would make integers of products that are kept in floats, as in its target.
         self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(ONNXRUNTIME_OPTIMISERS)
         )
         self._names = [*own, *self._exposed]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from stagekit.data.images import Pixels
 from stagekit.errors import BundleError, DatasetError
-from stagekit.quant.ranges import parse_method
+from stagekit.quant.ranges import default_method, parse_method
 from stagekit.quant.record import Calibration, DataBinding, StageBinding, load, save, task_binding
 from stagekit_calib.chain import Chain, execute
 from stagekit_calib.observers import Observer
@@ -29,7 +29,7 @@ Advance = Callable[[int, int | None], object]
 def calibrate(
     chain: Chain,
     images: Images,
-    method: str = "percentile",
+    method: str | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     advance: Advance = lambda done, total: None,
@@ -39,7 +39,8 @@ def calibrate(
 
     Args:
         chain: of float graphs; its tasks are those that the record covers.
-        method: how ranges will follow from the statistics; see :mod:`stagekit.quant.ranges`.
+        method: how ranges will follow from the statistics, by default what suits the stages; see
+            :mod:`stagekit.quant.ranges`.
         checkpoint: a folder that an interrupted run leaves behind and ``resume`` goes on from.
 
     Raises:
@@ -47,6 +48,7 @@ def calibrate(
         GraphError: a tensor is not finite.
         BundleError: the checkpoint is of other stages, tasks or images.
     """
+    method = method or default_method(graph for _, graph in chain.stages)
     parse_method(method)
     observer, whole = Observer(chain), replace(chain, programs=chain.covering)
     before = _resumed(checkpoint, chain, method) if resume and checkpoint else None

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from stagekit.bundle import check_writable
+from stagekit.bundle import check_writable, plain_name
 from stagekit.errors import UsageError
 from stagekit.quant.record import Calibration, load, save
 from stagekit.quant.stages import patterns_for
@@ -17,8 +17,6 @@ from stagekit_calib.readers import Images, from_iterable, from_path
 from stagekit_calib.run import Advance, extend
 from stagekit_calib.run import calibrate as calibrate_chain
 from stagekit_calib.sensitivity import with_kept
-
-DEFAULT_METHOD = "percentile"
 
 
 def calibrate(
@@ -44,7 +42,7 @@ def calibrate(
         data: a data set, a folder of images, or an iterable of uint8 (height, width, 3); with a transform, what
             :func:`stagekit_calib.readers.from_iterable` gives.
         output: the ``.calib`` folder to write.
-        method: ``percentile`` by default; see :mod:`stagekit.quant.ranges`.
+        method: ``percentile`` by default, for transformers ``minmax``; see :mod:`stagekit.quant.ranges`.
         split: of a data set; ``train`` by default.
         limit: use this many images at most.
         equalise: evens out the weights of neighbouring convolutions first.
@@ -59,7 +57,7 @@ def calibrate(
         DatasetError, GraphError, BundleError: see :func:`stagekit_calib.run.calibrate`.
     """
     folder = Path(output)
-    check_writable(folder)
+    check_writable(folder, "calibration")
     if extending and not folder.exists():
         raise UsageError("there is no record to extend", where=folder, remedy="leave --extend out to make one")
     images = _images(data, split, limit)
@@ -72,8 +70,8 @@ def calibrate(
         record = extend(known, chain, images, advance)
     else:
         checkpoint = folder.with_name(f"{folder.name}.partial")
-        name = folder.name.removesuffix(".calib")
-        record = calibrate_chain(chain, images, method or DEFAULT_METHOD, checkpoint, resume, advance, name)
+        name = plain_name(folder.name.removesuffix(".calib"))
+        record = calibrate_chain(chain, images, method, checkpoint, resume, advance, name)
     record = with_kept(record, keep_float)
     save(record, folder)
     return record

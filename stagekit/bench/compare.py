@@ -38,7 +38,9 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """``yes``, or ``within noise``."""
+        """``yes``, ``within noise``, or ``the same``."""
+        if self.worse == 0.0:
+            return "the same"
         return "yes" if self.sure else "within noise"
 
 
@@ -85,7 +87,7 @@ def warnings(results: Sequence[Result]) -> list[str]:
     for result in results:
         name = result.deployment.name
         if result.deployment.emulates:
-            told.append(f"{name} is emulated here ({result.deployment.emulates}): measured times are the emulator's")
+            told.append(f"{name} emulates a device: measured times are the emulator's")
         told += [f"{name} is partial: {problem}" for problem in result.problems]
         if result.noise and result.noise.noisy:
             told.append(f"{name} was measured on a noisy machine: {'; '.join(result.noise.reasons)}")

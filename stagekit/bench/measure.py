@@ -18,7 +18,7 @@ from stagekit.bench.accuracy import Labels, keep_pictures, score_task
 from stagekit.bench.device import command_line, commit, device_facts, versions
 from stagekit.bench.labels import keep_labels
 from stagekit.bench.loadgen import Settings
-from stagekit.bench.mix import everything, read_arrivals, read_mix, samples
+from stagekit.bench.mix import everything, read_arrivals, read_mix, recorded, samples
 from stagekit.bench.modelled import modelled, modelled_for
 from stagekit.bench.names import Scenario
 from stagekit.bench.openings import Openings, Renewing, settle
@@ -30,7 +30,7 @@ from stagekit.bench.roof import measure_roof
 from stagekit.bench.run import Run, closed_loop, replay
 from stagekit.bench.scaling import scale, storage
 from stagekit.bench.scenarios import Watch, serve
-from stagekit.bench.statistics import spread
+from stagekit.bench.statistics import levels, spread
 from stagekit.bench.steps import Measuring
 from stagekit.bench.system import SessionSystem, System
 from stagekit.bench.uncut import Bundles, compare
@@ -85,9 +85,10 @@ def measure(
             bundles.check(manifest, names if options.uncut else ())
         pictures = find_pictures(data, list(session.tasks.values()), options.split)
         mix = read_mix(options.mix, names) if options.mix else everything(names)
-        arrivals = read_arrivals(options.arrivals, names, pictures.stems) if options.arrivals else ()
+        known = len(mix.request)
+        arrivals = read_arrivals(options.arrivals, names, pictures.stems, known) if options.arrivals else ()
         measuring = Measuring(options, save, folder, progress, result)
-        measuring.add(mix=tuple(map(str, mix.request)))
+        measuring.add(mix=tuple(map(str, (*mix.request, *recorded(arrivals)))))
         turn = cycle(pictures.images)
 
         def warm(session: Session) -> None:
@@ -103,6 +104,7 @@ def measure(
             openings.shared,
             {e.digest: e.bytes for e in manifest.engines},
             bundles.macs() if bundles else {},
+            options.slo,
         )
         kinds = {index: sample.request for index, sample in enumerate(chosen)}
         system = SessionSystem(session, pictures.images, chosen, options.reuse)
@@ -121,7 +123,8 @@ def measure(
         if arrivals:
             timed = SessionSystem(session, pictures.images, [a.sample for a in arrivals], options.reuse)
             with measuring.step("recorded arrivals"):
-                _keep(measuring, during("Arrivals", kinds={}, run=partial(replay, timed, arrivals)))
+                those = {index: a.sample.request for index, a in enumerate(arrivals)}
+                _keep(measuring, during("Arrivals", kinds=those, run=partial(replay, timed, arrivals)))
         most = memory.peak()
         engines = storage(manifest, list(session.tasks.values()))
         measuring.add(memory=Memory(before=before, opened=opened, peak=most, engines=engines))
@@ -134,15 +137,16 @@ def measure(
         if bundles is not None and options.uncut and options.rounds:
             for task in names:
                 with measuring.step(f"{task} uncut"):
-                    row = compare(session, bundles, task, pictures.images, options.rounds, store or Store.default())
+                    row = compare(openings, bundles, task, pictures.images, options.rounds, store or Store.default())
                     measuring.add(baseline=(*measuring.result.baseline, row))
         if not result.deployment.emulates:
             with measuring.step("the device's limits"):
                 measuring.add(roof=measure_roof())
     steadiest = measuring.result.scenario("SingleStream", options.reuse) or measuring.result.scenario("ClosedLoop")
-    parts = spread(steadiest.samples.latency, steadiest.openings) if steadiest else None
+    run = (steadiest.samples.latency, steadiest.openings) if steadiest else None
+    apart = (spread(*run), levels(*run)) if run else (None, None)
     final = "partial" if measuring.result.problems else "complete"
-    measuring.add(noise=noise.judged(probe, noise.probe(), parts), status=final)
+    measuring.add(noise=noise.judged(probe, noise.probe(), *apart), status=final)
     return measuring.result, measuring.labels
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,17 +103,19 @@ def samples(mix: Mix, images: int, count: int, seed: int = 0) -> tuple[Sample, .
     return tuple(made)
 
 
-def read_arrivals(path: Path, known: Sequence[str], stems: Sequence[str]) -> tuple[Arrival, ...]:
+def read_arrivals(path: Path, known: Sequence[str], stems: Sequence[str], kind: int = 0) -> tuple[Arrival, ...]:
     """Arrivals from a CSV file, in order, the first at 0.
 
     Args:
         stems: of the pictures that there are; a row without one takes the next in turn.
+        kind: the number of the first kind of request; each set of tasks is another.
 
     Raises:
         UsageError: a column is missing, a time is no number or goes back, a task or picture is unknown.
     """
     places = {stem: index for index, stem in enumerate(stems)}
     made: list[Arrival] = []
+    kinds: dict[tuple[str, ...], int] = {}
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -129,11 +132,18 @@ def read_arrivals(path: Path, known: Sequence[str], stems: Sequence[str]) -> tup
             raise UsageError(f"no picture is called {stem!r}" + nearest(stem, stems), where=where)
         if made and seconds < made[-1].seconds:
             raise UsageError(f"{seconds} s comes before the row above", where=where)
-        made.append(Arrival(seconds, Sample(((places[stem] if stem else len(made) % len(stems), tasks),))))
+        image = places[stem] if stem else len(made) % len(stems)
+        made.append(Arrival(seconds, Sample(((image, tasks),), kinds.setdefault(tasks, kind + len(kinds)))))
     if not made:
         raise UsageError("expected arrivals, found none", where=path)
     begun = made[0].seconds
     return tuple(Arrival(a.seconds - begun, a.sample) for a in made)
+
+
+def recorded(arrivals: Sequence[Arrival]) -> tuple[Asked, ...]:
+    """The kinds of requests that arrive, by their numbers, each with how often it does."""
+    kinds = Counter((a.sample.request, a.sample.parts[0][1]) for a in arrivals)
+    return tuple(Asked(tasks=tasks, share=count) for (_, tasks), count in sorted(kinds.items()))
 
 
 def _check_tasks(tasks: Sequence[str], known: Sequence[str], where: str | Path) -> None:

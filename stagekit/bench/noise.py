@@ -27,6 +27,9 @@ DRIFT = 0.08
 SPREAD = 0.1
 """Between the medians of the parts of a run."""
 
+LEVELS = 0.2
+"""Between the medians of openings, which differ by several percent on a quiet machine too."""
+
 
 def probe(seconds: float = LOOP) -> NoiseProbe:
     """Hashes on every core (hashlib lets go of the interpreter meanwhile)."""
@@ -47,7 +50,7 @@ def probe(seconds: float = LOOP) -> NoiseProbe:
     return NoiseProbe(share=min(1.0, spent / (wall * cores)), rate=len(BLOCK) * sum(b for b, _ in ran) / spent)
 
 
-def judged(before: NoiseProbe, after: NoiseProbe, spread: float | None) -> Noise:
+def judged(before: NoiseProbe, after: NoiseProbe, spread: float | None, levels: float | None = None) -> Noise:
     """The verdict, with its reasons."""
     reasons: list[str] = []
     share = min(before.share, after.share)
@@ -58,4 +61,6 @@ def judged(before: NoiseProbe, after: NoiseProbe, spread: float | None) -> Noise
         reasons.append(f"the processor's speed changed by {100 * drift:.0f} % during the run")
     if spread is not None and spread > SPREAD:
         reasons.append(f"medians within the run lie {100 * spread:.0f} % apart")
-    return Noise(before=before, after=after, spread=spread, noisy=bool(reasons), reasons=tuple(reasons))
+    if levels is not None and levels > LEVELS:
+        reasons.append(f"medians of openings lie {100 * levels:.0f} % apart")
+    return Noise(before=before, after=after, spread=spread, levels=levels, noisy=bool(reasons), reasons=tuple(reasons))

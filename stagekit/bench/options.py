@@ -19,7 +19,7 @@ class Options:
     Args:
         scenarios: LoadGen's, by name; Server only with an ``slo``.
         seconds, queries: the least of each scenario.
-        slo: seconds within which Server must answer 99 %.
+        slo: seconds within which Server must answer 99 %; of other scenarios the share within is told.
         reuse: tasks of one image share what they can.
         callers: of a closed loop; none without.
         mix, arrivals: files; see :mod:`stagekit.bench.mix`.

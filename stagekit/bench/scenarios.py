@@ -20,6 +20,8 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 PROBE = 0.3
 """Of a scenario's seconds and queries, for each rate that the Server search tries."""
 
+RESAMPLES = 400
+
 STEP = 0.95
 """Where the rate that the search found does not hold for the whole time, the next is this much lower."""
 
@@ -33,12 +35,14 @@ class Watch:
         shared: calls so far whose result was there already, by label.
         sizes: bytes of engines, by digest.
         macs: by label, as far as known.
+        slo: seconds within which queries should be answered.
     """
 
     recording: Recording
     shared: Callable[[], Mapping[str, int]]
     sizes: Mapping[str, int]
     macs: Mapping[str, int]
+    slo: float | None = None
 
     def during(
         self, name: str, reuse: bool, official: bool, kinds: Mapping[int, int], run: Callable[[], Run]
@@ -51,12 +55,14 @@ class Watch:
         self.recording.clear()
         before = self.shared()
         ran = run()
-        made = result(name, ran, self.recording.first_calls(), kinds)
+        made = result(name, ran, self.recording.first_calls(), kinds, self.slo)
         calls = self.recording.calls(before, self.shared(), self.sizes, self.macs)
         return made.model_copy(update={"reuse": reuse, "official": official, "calls": calls})
 
 
-def result(name: str, run: Run, first_calls: Mapping[int, float], kinds: Mapping[int, int]) -> ScenarioResult:
+def result(
+    name: str, run: Run, first_calls: Mapping[int, float], kinds: Mapping[int, int], slo: float | None = None
+) -> ScenarioResult:
     """A run as results; latencies are left out of Offline's figures, where all is asked at once."""
     queries = run.answered
     begun = queries[0].issued if queries else 0.0
@@ -69,9 +75,11 @@ def result(name: str, run: Run, first_calls: Mapping[int, float], kinds: Mapping
     )
     figures: dict[str, Figure] = {}
     if queries:
-        figures["samples_per_second"] = Figure(value=run.rate, unit="1/s")
+        figures["samples_per_second"] = _rate(run)
         if name != "Offline":
             figures |= _latencies(samples, run.openings)
+            if slo is not None:
+                figures["within_slo"] = Figure(value=float(np.mean(np.array(samples.latency) <= slo)), unit="")
     verdict = run.summary.get("Result is")
     return ScenarioResult(
         scenario=name,
@@ -85,12 +93,27 @@ def result(name: str, run: Run, first_calls: Mapping[int, float], kinds: Mapping
     )
 
 
+def _rate(run: Run) -> Figure:
+    """Samples a second; the interval is that of the time between answers, without pauses."""
+    queries = run.answered
+    ended = np.array([q.ended for q in queries])
+    ended.sort()
+    between = np.diff(ended, prepend=queries[0].issued)
+    for first in run.openings[1:]:
+        if first < len(queries):
+            between[first] = queries[first].ended - queries[first].issued
+    slow, quick = bootstrap(between, None, blocks(len(between), run.openings), resamples=RESAMPLES)[::-1]
+    each = run.samples / len(queries)
+    return Figure(value=run.rate, unit="1/s", low=each / slow, high=each / quick)
+
+
 def _latencies(samples: Samples, openings: Sequence[int]) -> dict[str, Figure]:
     latency = np.array(samples.latency)
-    figures = {"mean": Figure(value=float(latency.mean()), unit="s")}
-    for name, share in PERCENTILES.items():
-        low, high = bootstrap(latency, share, blocks(len(latency), openings), resamples=400)
-        figures[name] = Figure(value=percentile(latency, share), unit="s", low=low, high=high)
+    figures: dict[str, Figure] = {}
+    for name, share in {"mean": None, **PERCENTILES}.items():
+        value = float(latency.mean()) if share is None else percentile(latency, share)
+        low, high = bootstrap(latency, share, blocks(len(latency), openings), resamples=RESAMPLES)
+        figures[name] = Figure(value=value, unit="s", low=low, high=high)
     queued = [q for q in samples.queued if q is not None]
     if queued:
         figures["queued_p50"] = Figure(value=percentile(queued, 0.5), unit="s")

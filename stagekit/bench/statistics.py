@@ -15,6 +15,9 @@ Values = NDArray[np.float64]
 RESAMPLES = 1000
 LEVEL = 0.95
 
+LEVELLED = 4
+"""Samples of an opening whose median is looked at."""
+
 PARTS = 10
 """Blocks of a run, where nothing else says which samples are alike."""
 
@@ -28,10 +31,12 @@ def percentile(values: Sequence[float] | Values, share: float) -> float:
     return float(ordered[min(ordered.size - 1, int(ordered.size * share + 1e-9))])
 
 
-def _percentiles(ordered: Values, share: float) -> Values:
-    """:func:`percentile` of each row of sorted samples."""
-    count = ordered.shape[1]
-    column: Values = ordered[:, min(count - 1, int(count * share + 1e-9))]
+def _estimates(rows: Values, share: float | None) -> Values:
+    """:func:`percentile` of each row, or its mean."""
+    count = rows.shape[1]
+    column: Values = (
+        rows.mean(axis=1) if share is None else np.sort(rows, axis=1)[:, min(count - 1, int(count * share + 1e-9))]
+    )
     return column
 
 
@@ -44,7 +49,7 @@ def blocks(count: int, openings: Sequence[int]) -> list[int]:
 
 def bootstrap(
     values: Sequence[float] | Values,
-    share: float = 0.5,
+    share: float | None = 0.5,
     blocks: Sequence[int] = (),
     *,
     resamples: int = RESAMPLES,
@@ -53,6 +58,7 @@ def bootstrap(
     """The 95 % interval of a percentile: percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
     Args:
+        share: the percentile's; the mean without.
         blocks: where blocks begin; they are drawn whole, as samples within are alike. Of few blocks the
             interval is expanded (Hesterberg, What Teachers Should Know About the Bootstrap, 2015). Without,
             samples are taken to be independent.
@@ -62,33 +68,37 @@ def bootstrap(
     if len(blocks) > 1:
         parts = np.split(given, blocks[1:])
         drawn = rng.integers(0, len(parts), (resamples, len(parts)))
-        return _interval(
-            np.array([percentile(np.concatenate([parts[i] for i in row]), share) for row in drawn]), len(parts)
-        )
-    estimates = np.concatenate(
-        [
-            _percentiles(np.sort(given[rng.integers(0, given.size, (rows, given.size))], axis=1), share)
-            for rows in _chunks(resamples, given.size)
-        ]
-    )
-    return _interval(estimates)
+        made = (np.concatenate([parts[i] for i in row])[None] for row in drawn)
+        return _interval(np.concatenate([_estimates(row, share) for row in made]), len(parts))
+    made = (given[rng.integers(0, given.size, (rows, given.size))] for rows in _chunks(resamples, given.size))
+    return _interval(np.concatenate([_estimates(rows, share) for rows in made]))
 
 
 def ratio(
-    above: Sequence[float] | Values, below: Sequence[float] | Values, *, resamples: int = RESAMPLES, seed: int = 0
+    above: Sequence[float] | Values,
+    below: Sequence[float] | Values,
+    blocks: Sequence[int] = (),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """Median of ``above`` over median of ``below``, with its 95 % interval.
 
     Sample i of both was taken at about the same time: rounds are drawn, not samples, so that what slowed both
     cancels.
+
+    Args:
+        blocks: where blocks of rounds begin that are drawn whole, as for :func:`bootstrap`.
     """
     first, second = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     if first.size != second.size:
         raise ValueError(f"{first.size} samples do not pair with {second.size}")
+    parts = np.split(np.arange(first.size), blocks[1:]) if len(blocks) > 1 else list(np.arange(first.size)[:, None])
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, first.size, (resamples, first.size))
-    estimates = np.median(first[drawn], axis=1) / np.median(second[drawn], axis=1)
-    return (float(np.median(first) / np.median(second)), *_interval(estimates))
+    drawn = [np.concatenate([parts[i] for i in row]) for row in rng.integers(0, len(parts), (resamples, len(parts)))]
+    estimates = np.array([np.median(first[rounds]) / np.median(second[rounds]) for rounds in drawn])
+    low, high = _interval(estimates, len(parts) if len(blocks) > 1 else None)
+    return float(np.median(first) / np.median(second)), low, high
 
 
 def spread(values: Sequence[float] | Values, openings: Sequence[int] = (0,), parts: int = 5) -> float | None:
@@ -103,6 +113,16 @@ def spread(values: Sequence[float] | Values, openings: Sequence[int] = (0,), par
     # Of few samples the medians of halves differ by chance, and the largest of several differences more so.
     apart = [_apart(run, parts) for run, parts, least in runs if run.size >= least * parts]
     return max(apart) / float(np.median(given)) if apart else None
+
+
+def levels(values: Sequence[float] | Values, openings: Sequence[int]) -> float | None:
+    """How far the medians of openings lie apart, relative to the median of all; none where there is but one."""
+    given = np.asarray(values, dtype=np.float64)
+    runs = [run for run in np.split(given, openings[1:]) if run.size >= LEVELLED]
+    if len(runs) < 2:
+        return None
+    medians = [float(np.median(run)) for run in runs]
+    return (max(medians) - min(medians)) / float(np.median(given))
 
 
 def _apart(run: Values, parts: int) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from onnx import helper
 
 from stagekit import targets
+from stagekit.bench.openings import Openings
 from stagekit.bench.results import BaselineRow, Figure
 from stagekit.bench.statistics import ratio
 from stagekit.bench.system import Array, clock
@@ -17,17 +19,24 @@ from stagekit.build.deploy import stage_graphs
 from stagekit.build.engines import Builder
 from stagekit.build.place import head_graph, spm_graph
 from stagekit.bundle import Boundary, DeployManifest, StagesManifest, TaskManifest, read_manifest
+from stagekit.data.geometry import Geometry
 from stagekit.data.images import Pixels
 from stagekit.errors import BundleError, StoreError, UsageError
 from stagekit.graph import Graph, from_proto
 from stagekit.graph.shapes import inferred
-from stagekit.runtime.lanes import direct
+from stagekit.graph.spec import TensorSpec
+from stagekit.runtime.lanes import Run, direct
 from stagekit.runtime.program import Program, task_program
 from stagekit.session import Session
 from stagekit.store import Store
 from stagekit.target import HostBuffer
 
 WARM = 3
+"""Rounds after opening whose times are not kept."""
+
+OPENINGS = 5
+"""Of both: where memory comes to lie moves times, see :mod:`stagekit.bench.openings`."""
+
 FLOATING = ("f32", "bf16", "fp16")
 
 
@@ -137,49 +146,40 @@ def joined(program: Program, graphs: Mapping[str, Graph]) -> Graph:
 
 
 def compare(
-    session: Session, bundles: Bundles, task: str, images: Sequence[Pixels], rounds: int, store: Store
+    openings: Openings, bundles: Bundles, task: str, images: Sequence[Pixels], rounds: int, store: Store
 ) -> BaselineRow:
     """The task through the session and as one graph, in turn; from image to labels in its own size.
+
+    Both are opened anew a few times; the interval of the ratio is over openings.
 
     Raises:
         CompileError, EngineError, UsageError, BundleError: the uncut graph cannot be made or run.
     """
-    manifest = session.manifest
-    profile = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(session.path))
+    manifest = openings.session.manifest
+    profile = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(openings.session.path))
     builder = Builder(targets.get(manifest.target), profile, store)
     graph = uncut_graph(bundles, manifest, task, builder)
     built = builder.build(f"{task}/uncut", graph)
     blob = store.get(builder.key(graph, graph.inputs, graph.outputs))
     if blob is None:
         raise StoreError("the engine vanished after it was built", where=store.root)
-    engine = builder.target.load(blob, profile)
-    run = direct(engine)
-    geometry, spec = session.geometry(task), manifest.frame.spec.bind(batch=1)
-
-    def uncut(image: Pixels) -> Array:
-        pixels, placement = geometry.apply(image)
-        return placement.labels_to_image(run([HostBuffer(spec, pixels[None])], 1)[0].to_host()[0])
-
-    def staged(image: Pixels) -> Array:
-        return session.run(image, [task])[task]
-
+    spec = manifest.frame.spec.bind(batch=1)
     times: tuple[list[float], list[float]] = ([], [])
+    begun: list[int] = []
     same = size = 0
-    try:
-        for number in range(-WARM, rounds):
-            image = images[number % len(images)]
-            order = (0, 1) if number % 2 else (1, 0)
-            given: dict[int, Array] = {}
-            for which in order:
-                begun = clock()
-                given[which] = (staged, uncut)[which](image)
-                if number >= 0:
-                    times[which].append(clock() - begun)
-            same += int(np.count_nonzero(given[0] == given[1]))
-            size += given[0].size
-    finally:
-        engine.close()
-    value, low, high = ratio(*times)
+    for part in np.array_split(np.arange(rounds), min(OPENINGS, rounds)):
+        openings.renew(lambda session: session.run(images[0], [task]), 0.0)
+        session, engine = openings.session, builder.target.load(blob, profile)
+        both = partial(_staged, session, task), partial(_uncut, direct(engine), spec, session.geometry(task))
+        begun.append(len(times[0]))
+        try:
+            for number in (*range(-WARM, 0), *part.tolist()):
+                labels = _in_turn(both, images[number % len(images)], number, times)
+                same += int(np.count_nonzero(labels[0] == labels[1]))
+                size += labels[0].size
+        finally:
+            engine.close()
+    value, low, high = ratio(*times, begun)
     return BaselineRow(
         task=task,
         staged=tuple(times[0]),
@@ -188,3 +188,25 @@ def compare(
         agreement=Figure(value=same / size, unit=""),
         uncut_bytes=built.bytes,
     )
+
+
+def _staged(session: Session, task: str, image: Pixels) -> Array:
+    return session.run(image, [task])[task]
+
+
+def _uncut(run: Run, spec: TensorSpec, geometry: Geometry, image: Pixels) -> Array:
+    pixels, placement = geometry.apply(image)
+    return placement.labels_to_image(run([HostBuffer(spec, pixels[None])], 1)[0].to_host()[0])
+
+
+def _in_turn(
+    both: tuple[Callable[[Pixels], Array], ...], image: Pixels, number: int, times: tuple[list[float], ...]
+) -> tuple[Array, ...]:
+    """Labels of both; which goes first alternates by the number, and of negative ones no time is kept."""
+    labels: dict[int, Array] = {}
+    for which in (0, 1) if number % 2 else (1, 0):
+        begun = clock()
+        labels[which] = both[which](image)
+        if number >= 0:
+            times[which].append(clock() - begun)
+    return labels[0], labels[1]

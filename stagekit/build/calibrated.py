@@ -54,13 +54,14 @@ def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limi
     binding = task_binding(task)
     if calibration.covers(binding) or task.through is not None:
         return
-    extend = f"extend the record: `stagekit calibrate X.stages --task {path} --data IMAGES -o X.calib --extend`"
+    record = f"{calibration.name}.calib"
+    extend = f"extend the record: `stagekit calibrate X.stages {path} --data IMAGES -o {record} --extend`"
     audit = calibration.audit_of(binding)
     if audit is None:
         raise VerificationFailed(
             f"its SPMs are not among those that the record {calibration.name} covers, and were not audited",
             where=path,
-            remedy=f"{extend}; or look: `stagekit calibrate X.stages --audit {path} --data IMAGES -o X.calib`",
+            remedy=f"{extend}; or look: `stagekit calibrate X.stages --audit {path} --data IMAGES -o {record}`",
         )
     if audit.worst > limit:
         raise VerificationFailed(
@@ -68,7 +69,7 @@ def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limi
             f" {calibration.name}; allowed {100 * limit:g} %",
             where=path,
             remedy=f"{extend}; or tune it again with the ranges as a bound, or through them:"
-            " `stagekit tune RECIPE --through X.calib`",
+            f" `stagekit tune RECIPE --through {record}`",
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.errors import UsageError
 from stagekit.quant.record import load as load_record
 from stagekit.store import Store
+from stagekit.store.files import clear_failures
+from stagekit.store.lock import held
 from stagekit.target import Profile, Progress, silent
+
+LOCK = ".lock"
+"""A file in a deployment's folder, there while tasks are being added."""
 
 
 def compile(
@@ -68,7 +74,8 @@ def compile(
         kept = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
         builder = Builder(targets.get(kept.target), kept, store, progress)
         others = _adapters(manifest, store, progress, into)
-        return compile_into(Path(into), paths, builder, outputs, record, others, int8_adapters)
+        with _alone(Path(into), progress):
+            return compile_into(Path(into), paths, builder, outputs, record, others, int8_adapters)
     chosen = resolve_profile(target, profile)
     builder = Builder(targets.get(chosen.target), chosen, store, progress)
     adapters: Builder | None = None
@@ -81,6 +88,19 @@ def compile(
         adapters = Builder(targets.get(other.target), other, store, progress)
     layout = Layout(adapters, fuse, replan, int8_adapters)
     return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs, record, layout)
+
+
+@contextmanager
+def _alone(deployment: Path, progress: Progress) -> Iterator[None]:
+    """Two processes that add to one deployment take turns: each would write down its own tasks alone."""
+
+    def waiting(pid: str) -> None:
+        progress(f"waiting for process {pid}, which is adding to {deployment}")
+
+    with ExitStack() as locked:
+        with clear_failures(deployment, remedy="a deployment that tasks are added to must be writable"):
+            locked.enter_context(held(deployment / LOCK, waiting))
+        yield
 
 
 def _adapters(manifest: DeployManifest, store: Store, progress: Progress, into: str | PathLike[str]) -> Builder | None:

@@ -31,6 +31,8 @@ from stagekit.bundle import (
     Placement,
     StagesManifest,
     TaskManifest,
+    check_writable,
+    plain_name,
     read_graph,
     read_manifest,
     write_manifest,
@@ -38,7 +40,7 @@ from stagekit.bundle import (
 )
 from stagekit.errors import BundleError, UsageError
 from stagekit.graph import Graph
-from stagekit.quant.equalise import equalise
+from stagekit.quant.equalise import prepared
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import scheme_of
 from stagekit.quant.stages import quantise_stages
@@ -98,6 +100,8 @@ def compile_bundles(
         BundleError: a bundle is damaged, a task is for another backbone, or two tasks have one name.
         CompileError, StoreError, TargetUnavailable: see :class:`Builder`.
     """
+    if destination is not None:
+        check_writable(destination, "deploy")
     bundle = read_manifest(stages, StagesManifest)
     manifests = [(task, read_manifest(task, TaskManifest)) for task in tasks]
     boundaries = {s.boundary.name: s.boundary for s in bundle.stages}
@@ -131,7 +135,7 @@ def compile_bundles(
         built, fused = fused_runs(builder, graphs, plan.forms, edges, needed_boundaries(deployed_tasks))
         engines += built
     manifest = DeployManifest(
-        name=destination.name.removesuffix(".deploy") if destination else bundle.name,
+        name=plain_name(destination.name.removesuffix(".deploy")) if destination else bundle.name,
         target=builder.target.name,
         profile=builder.profile.to_dict(),
         toolchain=builder.target.toolchain(builder.profile),
@@ -148,7 +152,7 @@ def compile_bundles(
     )
     if destination is not None:
         builder.progress(f"writing {destination}")
-        with writing(destination) as folder:
+        with writing(destination, "deploy") as folder:
             for entry in manifest.engines:
                 builder.store.export_entry(entry.digest, folder / ENGINES / entry.digest)
             write_manifest(folder, manifest)
@@ -233,8 +237,7 @@ def stage_graphs(
         takes = [(t.name, t.layout) for t in entry.boundary.tensors]
     if calibration is not None:
         builder.progress("quantising the stages")
-        if calibration.equalised:
-            graphs = [(name, equalise(graph)) for name, graph in graphs]
+        graphs = [(name, prepared(graph, calibration.equalised)) for name, graph in graphs]
         quantised = quantise_stages(graphs, calibration, scheme_of(builder.profile))
         graphs = [(name, graph) for (name, _), graph in zip(graphs, quantised.graphs, strict=True)]
         boundaries = [with_edges_of(b, quantised.edges) for b in boundaries]

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -38,7 +39,7 @@ NOISE = 0.02
 """Forms this near to the quickest, as a share of the two stages' time, count as quick: the last offered of them is
 taken, being the nearest to the target's kernels. It also spares the SPMs and heads, which are not here to be timed."""
 
-REVISION = 2
+REVISION = 3
 """Counts changes to what a plan depends on or how it is measured."""
 
 _PLAN = TypeAdapter(tuple[PlannedBoundary, ...])
@@ -75,7 +76,6 @@ def plan_boundaries(
         CompileError, StoreError, TargetUnavailable: see :class:`Builder`.
     """
     offers = [_offers(builder, adapters, graph) for _, graph in stages]
-    offers[-1] = offers[-1][:1]  # no stage reads it
     if all(len(forms) == 1 for forms in offers):
         return Plan(tuple(_planned(b, forms) for b, forms in zip(boundaries, offers, strict=True)))
     path = builder.store.root / "plans" / f"{_name(builder, adapters, stages)}.json"
@@ -90,7 +90,7 @@ def plan_boundaries(
         if len(forms) > 1:
             builder.progress(f"measuring {len(forms)} forms of the boundary {boundary.name}")
         planned.append(bench.choose(boundary, first, second, forms) if len(forms) > 1 else _planned(boundary, forms))
-    planned.append(_planned(boundaries[-1], offers[-1]))
+    planned.append(_planned(boundaries[-1], [_usual([b.chosen for b in planned], offers[-1])]))
     with suppress(OSError):  # a store that is read-only for us still serves
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -101,17 +101,17 @@ def plan_boundaries(
 
 def conformed(specs: Sequence[TensorSpec], forms: Mapping[str, TensorSpec]) -> tuple[TensorSpec, ...]:
     """An adapter's edges with those named brought into a boundary's form."""
-    return tuple(in_form(spec, forms[spec.name]) if spec.name in forms else spec for spec in specs)
-
-
-def in_form(spec: TensorSpec, form: TensorSpec) -> TensorSpec:
-    """A tensor with another's element type and order of axes."""
-    moved = spec.transposed(form.layout) if form.layout and spec.layout and form.layout != spec.layout else spec
-    return replace(moved, dtype=form.dtype)
+    return tuple(spec.in_form(forms[spec.name]) if spec.name in forms else spec for spec in specs)
 
 
 def _planned(boundary: Boundary, forms: Sequence[Form]) -> PlannedBoundary:
     return PlannedBoundary(boundary=boundary.name, chosen=forms[0])
+
+
+def _usual(chosen: Sequence[Form], forms: Sequence[Form]) -> Form:
+    """What no stage reads crosses as most boundaries do, for the SPM and the heads behind it."""
+    votes = Counter((spec.dtype, spec.layout) for form in chosen for spec in form)
+    return max(forms, key=lambda form: sum(votes[s.dtype, s.layout] for s in form))
 
 
 def _smallest(forms: Sequence[Form]) -> Form:

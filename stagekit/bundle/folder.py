@@ -93,30 +93,36 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     temporary.replace(path)
 
 
-def check_writable(destination: Path) -> None:
+def check_writable(destination: Path, kind: str) -> None:
     """What takes long asks first whether its result may be written.
 
+    Args:
+        kind: of the bundle to be written, one of :data:`KINDS`.
+
     Raises:
-        BundleError: something that is not a bundle stands at ``destination``.
+        BundleError: something other than a bundle of that kind stands at ``destination``.
     """
     try:
-        free = not destination.exists() or _is_empty_folder(destination) or _is_bundle(destination)
+        if not destination.exists() or _is_empty_folder(destination):
+            return
+        found = _kind(destination)
     except OSError as error:
         raise BundleError(f"cannot write there: {error.strerror}", where=destination) from error
-    if not free:
-        raise BundleError("this exists and is not a bundle; it will not be overwritten", where=destination)
+    if found != kind:
+        what = "is not a bundle" if found is None else f"is a bundle of kind {found!r}, not {kind!r}"
+        raise BundleError(f"this exists and {what}; it will not be overwritten", where=destination)
 
 
 @contextmanager
-def writing(destination: Path) -> Iterator[Path]:
+def writing(destination: Path, kind: str) -> Iterator[Path]:
     """A fresh folder that becomes ``destination`` when the block ends well and vanishes when it does not.
 
-    A bundle already there is replaced whole, at the end; anything else there is left alone.
+    A bundle of the same kind already there is replaced whole, at the end; anything else there is left alone.
 
     Raises:
-        BundleError: something that is not a bundle stands at ``destination``, or it cannot be written.
+        BundleError: something else stands at ``destination``, or it cannot be written.
     """
-    check_writable(destination)
+    check_writable(destination, kind)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
@@ -136,13 +142,14 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _is_bundle(path: Path) -> bool:
-    """Whether its manifest is one of ours: other things come with a ``manifest.json`` too."""
+def _kind(path: Path) -> str | None:
+    """The kind of bundle, or none where the manifest is not one of ours: other things come with one too."""
     try:
         data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and data.get("kind") in KINDS and "schema" in data
+        return None
+    ours = isinstance(data, dict) and data.get("kind") in KINDS and "schema" in data
+    return str(data["kind"]) if ours else None
 
 
 def _replace_folder(new: Path, destination: Path) -> None:

@@ -33,6 +33,8 @@ FileName = Annotated[str, AfterValidator(_plain_name)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Pixels = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Record(BaseModel):
@@ -86,8 +88,8 @@ class Frame(Record):
     """What the first stage takes, and how an image becomes it."""
 
     spec: TensorSpec
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: Pixels
+    width: Pixels
     resize: Literal["stretch", "letterbox", "crop"] = "stretch"
     fill: Byte = 0
 
@@ -97,8 +99,8 @@ class GraphEntry(Record):
 
     graph: FileName
     fingerprint: Digest
-    macs: int = Field(ge=0)
-    parameters: int = Field(ge=0)
+    macs: Count
+    parameters: Count
 
 
 class StageEntry(GraphEntry):
@@ -153,10 +155,6 @@ class StagesManifest(Manifest):
                 raise ValueError(f"two {what} have one name: {', '.join(names)}")
         return self
 
-    def boundary_index(self, name: str) -> int:
-        """The position of the boundary of that name, or -1."""
-        return next((i for i, s in enumerate(self.stages) if s.boundary.name == name), -1)
-
 
 class ClassEntry(Record):
     """A class and its colour in label maps."""
@@ -184,7 +182,7 @@ class Metric(Record):
     value: float
     data: str
     split: str
-    images: int
+    images: Count
     per_class: dict[str, float | None] = {}
 
 
@@ -230,7 +228,7 @@ class EngineEntry(Record):
     """An engine inside a deployment; its files lie under ``engines/<digest>``."""
 
     digest: Digest
-    bytes: int
+    bytes: Count
 
 
 class PlannedForm(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -99,19 +100,25 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        what = f"{error.filename}: {error.strerror}"
-        _report({"error": "OSError", "what": what, "exit_code": 1}, what, "--json" in given)
+    except (OSError, MemoryError) as error:
+        what = _of_the_system(error)
+        _report({"error": type(error).__name__, "what": what, "exit_code": 1}, what, "--json" in given)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_system(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}" if str(error) else "out of memory"
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def _report(facts: dict[str, Any], message: str, as_json: bool) -> None:
     if as_json:
         import json
 
-        click.echo(json.dumps(facts, indent=1))
+        with suppress(OSError):  # stdout itself may be what failed
+            click.echo(json.dumps(facts, indent=1))
     else:
         click.echo(f"error: {message}", err=True)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagekit.bench.names import SCENARIOS
-from stagekit.cli.console import PATH, emit, json_option, note, progress, table
+from stagekit.cli.bench_text import summaries
+from stagekit.cli.console import PATH, emit, json_option, note, progress
+from stagekit.cli.sections import Sectioned
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,16 +19,24 @@ if TYPE_CHECKING:
 
     from stagekit.bench.matrix import Outcome
     from stagekit.bench.options import Options
-    from stagekit.bench.report.cells import Table
     from stagekit.bench.results import Result
 
 
-@click.command()
+SECTIONS = {
+    "What is measured": ("data", "split", "tasks", "reference", "no_accuracy"),
+    "How it is asked": ("scenarios", "seconds", "queries", "official", "slo", "callers", "mix", "arrivals", "no_reuse"),
+    "Against whole models": ("baseline", "bundles", "rounds"),
+    "Every target and profile": ("matrix", "profiles", "calibration", "together", "budget"),
+}
+
+
+@click.command(cls=Sectioned, sections=SECTIONS)
 @click.argument("paths", nargs=-1, required=True, type=PATH, metavar="DEPLOYMENT...")
 @click.option("--data", multiple=True, required=True, help="Pictures: PATH, or TASK=PATH for a task's labelled ones.")
-@click.option("-o", "--output", type=PATH, default=Path("report"), show_default=True, help="Folder for the report.")
-@click.option("--task", "tasks", multiple=True, help="A task's name; once for each. All by default.")
 @click.option("--split", help="Of labelled pictures; test, else val, by default.")
+@click.option("--task", "tasks", multiple=True, help="A task's name; once for each. All by default.")
+@click.option("--reference", type=PATH, help="Earlier results whose labels are compared with; else the first's.")
+@click.option("--no-accuracy", is_flag=True, help="Time alone.")
 @click.option("--scenario", "scenarios", multiple=True, type=click.Choice(SCENARIOS), help="All by default.")
 @click.option("--seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="The least of a scenario.")
 @click.option("--queries", type=click.IntRange(1), default=100, show_default=True, help="The least a scenario asks.")
@@ -34,25 +44,24 @@ if TYPE_CHECKING:
 @click.option(
     "--slo",
     type=click.FloatRange(0, min_open=True),
-    help="Milliseconds; Server seeks the highest rate with p99 within.",
+    help="Milliseconds: the share of queries within, and the highest rate of which Server answers 99 % within.",
 )
-@click.option("--no-reuse", is_flag=True, help="Each task computes its own stages, as separate models would.")
 @click.option(
     "--closed-loop", "callers", type=click.IntRange(1), help="No LoadGen: so many callers, each asking again."
 )
 @click.option("--mix", type=PATH, help="TOML: which tasks in which shares.")
-@click.option("--arrivals", type=PATH, help="CSV: seconds,tasks[,image], replayed as recorded.")
+@click.option("--arrivals", type=PATH, help="No LoadGen: CSV of seconds,tasks[,image], replayed as recorded.")
+@click.option("--no-reuse", is_flag=True, help="Each task computes its own stages, as separate models would.")
 @click.option("--baseline", type=click.Choice(["uncut"]), help="Also each task as one graph; needs --bundle.")
 @click.option("--bundle", "bundles", multiple=True, type=PATH, help="The .stages and .task that were compiled.")
-@click.option("--no-accuracy", is_flag=True, help="Time alone.")
 @click.option("--rounds", type=click.IntRange(0), default=30, show_default=True, help="Of the baseline and of scaling.")
-@click.option("--reference", type=PATH, help="Earlier results whose labels are compared with; else the first's.")
+@click.option("--matrix", is_flag=True, help="Arguments are .stages and .task, which are compiled for each.")
+@click.option("--profile", "profiles", multiple=True, help="These alone; once for each.")
+@click.option("--calibration", type=PATH, help="The record for profiles in integers.")
+@click.option("--together", is_flag=True, help="All tasks together, and none alone.")
+@click.option("--budget", type=click.FloatRange(0, min_open=True), help="Minutes; run again, it goes on.")
+@click.option("-o", "--output", type=PATH, default=Path("report"), show_default=True, help="Folder for the report.")
 @click.option("--no-report", is_flag=True, help="Results alone, and no pages.")
-@click.option("--matrix", is_flag=True, help="Arguments are .stages and .task: every target and profile there is.")
-@click.option("--profile", "profiles", multiple=True, help="Of the matrix; once for each. All by default.")
-@click.option("--together", is_flag=True, help="In the matrix: all tasks together, and none alone.")
-@click.option("--budget", type=float, help="Minutes for the matrix.")
-@click.option("--calibration", type=PATH, help="The record for the matrix's profiles in integers.")
 @json_option
 def command(
     paths: tuple[Path, ...],
@@ -77,6 +86,7 @@ def command(
     Examples:
       stagekit bench lite0.deploy other.deploy --data val/ -o report/
       stagekit bench lite0.deploy --data val/ --baseline uncut --bundle lite0.stages --bundle sea.task
+      stagekit bench lite0.deploy --data val/ --slo 50 --mix mix.toml --scenario Server
       stagekit bench --matrix lite0.stages sea.task --data val/ --budget 30 -o report/
     """
     from stagekit.bench.labels import read_reference
@@ -101,7 +111,7 @@ def command(
             note(f"warning: {result.deployment.name}: {problem}")
         if result.noise and result.noise.noisy:
             note(f"warning: {result.deployment.name}: noisy: {'; '.join(result.noise.reasons)}")
-    lines = [*map(_text, _shown(found)), *(f"{o.cell}: {o.what} {o.why}".strip() for o in outcomes)]
+    lines = [*summaries(found), *(f"{o.cell}: {o.what} {o.why}".strip() for o in outcomes)]
     lines += [f"report in {written[0]}"] if written else []
     facts = {
         "rows": rows(found),
@@ -120,7 +130,7 @@ def rows(found: Sequence[Result]) -> list[dict[str, Any]]:
     for r in found:
         d = r.deployment
         head = {"deployment": d.name, "target": d.target, "profile": d.profile, "precision": d.precision}
-        head |= {"device": r.device.accelerator or r.device.cpu, "status": r.status}
+        head |= {"device": r.device_name, "status": r.status}
         for s in r.scenarios:
             figures = {name: figure.value for name, figure in s.figures.items()}
             made.append({**head, "scenario": s.scenario, "reuse": s.reuse, "valid": s.valid, **figures})
@@ -186,15 +196,3 @@ def _matrix(
     outcomes = run_matrix(wanted, bench.file, bench.measure, None if budget is None else 60 * budget, progress=tell)
     found = [results.read(bench.file(cell)) for cell in wanted if bench.file(cell).is_file()]
     return found, [*outcomes, *left_out(out)]
-
-
-def _shown(found: Sequence[Result]) -> list[Table]:
-    """What fits a terminal: deployments, accuracy, the baseline."""
-    from stagekit.bench.report.tables import summary, tables
-
-    chosen = ("Accuracy", "Stages against the uncut model")
-    return [summary(found), *(t for t in tables(found) if t.title in chosen)] if found else []
-
-
-def _text(shown: Table) -> str:
-    return f"{table(shown.headings, [[cell.text for cell in row] for row in shown.rows])}\n"

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("stages", type=PATH)
-@click.option("--task", "tasks", type=PATH, multiple=True, help="A .task whose SPMs run too; once for each.")
+@click.argument("tasks", nargs=-1, type=PATH)
+@click.option("--task", "named", type=PATH, multiple=True, help="A .task too: the same as naming it behind STAGES.")
 @click.option("--data", type=PATH, required=True, help="A data set, or a folder of images.")
 @click.option("--split", help="Of the data set to calibrate on; train by default.")
 @click.option("--limit", type=click.IntRange(1), help="Use this many images at most.")
 @click.option("-o", "--output", type=PATH, required=True, help="The record: a .calib folder.")
-@click.option("--method", default=None, help="minmax, moving-average, percentile[:99.9], entropy or mse.")
+@click.option(
+    "--method",
+    default=None,
+    help="minmax (default for transformers), moving-average, percentile[:99.9] (default), entropy or mse.",
+)
 @click.option("--equalise", is_flag=True, help="Even out weights of neighbouring convolutions first.")
 @click.option("--extend", is_flag=True, help="Add these images and tasks to the record in --output.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run over the same images.")
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 def command(
     stages: Path,
     tasks: tuple[Path, ...],
+    named: tuple[Path, ...],
     data: Path,
     split: str | None,
     limit: int | None,
@@ -58,14 +64,14 @@ def command(
     profile_name: str | None,
     as_json: bool,
 ) -> None:
-    """Learn the ranges that int8 needs, by running images through STAGES and the SPMs of the named tasks.
+    """Learn the ranges that int8 needs, by running images through STAGES and the SPMs of TASKS.
 
     \b
     Examples:
-      stagekit calibrate lite0.stages --task landcover.task --data tiles/ -o lite0.calib
-      stagekit calibrate lite0.stages --task sea.task --data coast/ -o lite0.calib --extend
+      stagekit calibrate lite0.stages landcover.task --data tiles/ -o lite0.calib
+      stagekit calibrate lite0.stages sea.task --data coast/ -o lite0.calib --extend
       stagekit calibrate lite0.stages --audit roads.task --data tiles/ -o lite0.calib
-      stagekit calibrate lite0.stages --task landcover.task --data tiles/ -o lite0.calib --analyze --max-drop 0.5
+      stagekit calibrate lite0.stages landcover.task --data tiles/ -o lite0.calib --analyze --max-drop 0.5
     """
     from stagekit_calib.analysis import analyse
     from stagekit_calib.readers import from_path
@@ -76,15 +82,16 @@ def command(
     from stagekit.quant.scheme import QuantScheme, scheme_of
     from stagekit.targets import load_profile
 
+    tasks = (*tasks, *named)
     if audit and (tasks or extend or analyze or keep_float):
-        what = "--audit looks at one new task alone, without --task, --extend, --analyze or --keep-float"
+        what = "--audit looks at one new task alone, without other tasks, --extend, --analyze or --keep-float"
         raise UsageError(what, where=audit)
     scheme = scheme_of(load_profile(profile_name)) if profile_name else QuantScheme()
     if audit:
         _audit(stages, audit, output, data, from_path(data, split, limit), scheme, eval_split, as_json)
         return
     if analyze and not tasks:
-        raise UsageError("--analyze measures tasks", where="--analyze", remedy="name at least one with --task")
+        raise UsageError("--analyze measures tasks", where="--analyze", remedy="name a .task behind the stages")
     labelled = _labelled(data, eval_split, required=analyze)
     with _bar() as advance:
         record = calibrate(

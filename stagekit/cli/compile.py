@@ -86,7 +86,7 @@ def command(
             store=Store(Store.default().root, warn=note),
             progress=tell,
         )
-    emit(_data(compiled, into or output), _text(compiled, into or output), as_json)
+    emit(_data(compiled, into or output), _text(compiled, into or output, planned=into is None), as_json)
 
 
 def _emit_kit(
@@ -153,7 +153,7 @@ def form_text(tensors: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{t.dtype} {t.layout}".strip() for t in tensors)
 
 
-def _text(compiled: Compiled, path: Path | None) -> str:
+def _text(compiled: Compiled, path: Path | None, planned: bool) -> str:
     rows = [
         (e.graph, e.digest[:12], "from the store" if e.cached else "compiled", e.seconds, megabytes(e.bytes))
         for e in compiled.engines
@@ -165,7 +165,7 @@ def _text(compiled: Compiled, path: Path | None) -> str:
     measured = [
         (b.boundary, form_text(b.chosen), "  ".join(f"{form_text(f.tensors)} {f.milliseconds:.2f}" for f in b.tried))
         for b in compiled.manifest.plan
-        if b.tried
+        if b.tried and planned
     ]
     if measured:
         text += "\n\n" + table(["boundary", "crosses as", "tried (ms of both stages)"], measured) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def progress() -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task("")
         yield lambda text: display.update(task, description=text)
@@ -57,7 +58,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    # Names come out of strangers' files: what a terminal would obey or break the line at is written out.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -68,10 +72,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise UsageError(f"expected HEIGHTxWIDTH, e.g. 512x512, got {text!r}", where="--input")
-    return int(height), int(width)
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower(), re.ASCII)
+    if sides is None or not int(sides[1]) * int(sides[2]):
+        raise UsageError(f"expected HEIGHTxWIDTH in pixels, e.g. 512x512, got {text[:40]!r}", where="--input")
+    return int(sides[1]), int(sides[2])
 
 
 def parse_triple(text: str | None, option: str) -> tuple[float, float, float] | None:
@@ -83,6 +87,11 @@ def parse_triple(text: str | None, option: str) -> tuple[float, float, float] | 
     except ValueError as error:
         raise UsageError(f"expected three numbers R,G,B, got {text!r}", where=option) from error
     return a, b, c
+
+
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def megabytes(count: int) -> str:

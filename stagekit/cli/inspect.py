@@ -112,6 +112,8 @@ def _show_engine(path: Path, as_json: bool) -> None:
 def _kind(path: Path) -> str:
     from stagekit.bundle import MANIFEST
 
+    if not path.exists():
+        raise BundleError("no such file or folder", where=path)
     try:
         kind = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("kind")
     except ValueError as error:

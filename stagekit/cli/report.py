@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, note, table
+from stagekit.cli.bench_text import summaries, text
+from stagekit.cli.console import PATH, emit, json_option, note
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def command(
     """
     from stagekit.bench import results
     from stagekit.bench.compare import changes, pairs, regressions, warnings
+    from stagekit.bench.report.tables import compared
 
     if schema:
         click.echo(json.dumps(results.schema(), indent=1))
@@ -67,10 +69,7 @@ def command(
         "warnings": told,
         "report": str(output) if output else None,
     }
-    shown = [
-        (c.deployment, c.what, f"{c.before.value:.6g}", f"{c.after.value:.6g}", c.better, c.verdict) for c in found
-    ]
-    lines = [table(["deployment", "figure", "before", "after", "better by", "sure"], shown)] if shown else []
+    lines = [text(compared(read))] if found else summaries(read)
     lines += [f"worse: {c.deployment}: {c.what} by {100 * c.worse:.1f} %" for c in worse]
     lines += [f"report in {output}"] if output else []
     emit(facts, "\n".join(lines), as_json)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, note, table
+from stagekit.cli.console import PATH, counted, emit, json_option, note, table
 
 if TYPE_CHECKING:
     from stagekit.runtime.answer import Results
@@ -67,7 +67,8 @@ def command(
         output.mkdir(parents=True, exist_ok=True)
         for ran in _answers(session, paths):
             for name, labels in ran.results.items():
-                written = _write(session, name, ran.image, labels, output, stems[ran.path], overlay)
+                with _naming(output):
+                    written = _write(session, name, ran.image, labels, output, stems[ran.path], overlay)
                 rows.append({"image": str(ran.path), "task": name, "seconds": ran.seconds, **written})
             line.advance()
         statistics = session.statistics
@@ -81,7 +82,7 @@ def command(
         where = trace.summary()
         data |= {"trace": str(trace_path), "time": [asdict(row) for row in where]}
         text += ["", _spent(where), f"trace in {trace_path}"]
-    text.append(f"{len(paths)} images, {len(rows)} results in {output}")
+    text.append(f"{counted(len(paths), 'image')}, {counted(len(rows), 'result')} in {output}")
     emit(data, "\n".join(text), as_json)
 
 
@@ -116,6 +117,16 @@ def _answers(session: Session, paths: Sequence[Path]) -> Iterator[_Ran]:
             yield first()
     while pending:
         yield first()
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """A disk that is full while a file is written names no file by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def _write(

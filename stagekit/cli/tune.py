@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,18 +57,23 @@ def command(
             f"tuning needs the package {error.name}", where="tune", remedy="pip install 'stagekit[tune]'"
         ) from error
 
-    if through is not None:
-        overrides += (f"through.record={json.dumps(str(through.absolute()))}",)
-    chosen = read_recipe(recipe, overrides, data)
+    record = () if through is None else (f"through.record={json.dumps(str(through.absolute()))}",)
+    chosen = read_recipe(recipe, (*overrides, *record), data)
     folder = output or Path(f"{chosen.task.name}.task")
     try:
         with _display() as (tell, watch):
             manifest = tune(chosen, folder, resume=resume, progress=tell, watch=watch)
     except KeyboardInterrupt:
-        also = f" --through {through}" if through else ""
-        note(f"stopped; to go on: stagekit tune {recipe} -o {folder}{also} --resume")
+        note(f"stopped; to go on: {_resuming(recipe, folder, data, through, overrides)}")
         raise
     emit({"path": str(folder), **manifest.model_dump(mode="json", by_alias=True)}, describe(manifest, folder), as_json)
+
+
+def _resuming(recipe: Path, folder: Path, data: Path | None, through: Path | None, overrides: Sequence[str]) -> str:
+    """The command that goes on with a run: it must describe the same one."""
+    named = (("--data", data), ("--through", through), *(("--set", override) for override in overrides))
+    options = [part for name, value in named if value is not None for part in (name, str(value))]
+    return shlex.join(["stagekit", "tune", str(recipe), "-o", str(folder), *options, "--resume"])
 
 
 def describe(manifest: TaskManifest, folder: Path) -> str:

@@ -45,15 +45,15 @@ class Folder(Samples):
             DatasetError: when the folder, ``classes.json``, ``images/`` or ``masks/`` is missing or unreadable.
         """
         folder = Path(root)
-        classes = Classes.read(folder / "classes.json")
-        for part in ("images", "masks"):
-            if not (folder / part).is_dir():
-                raise DatasetError(
-                    f"expected a folder {part}/ in the data set, found none",
-                    where=folder,
-                    remedy="lay it out as images/NAME.jpg, masks/NAME.png, classes.json",
-                )
-        return cls(folder, classes)
+        missing = [f"{part}/" for part in ("images", "masks") if not (folder / part).is_dir()]
+        if missing:
+            missing += [] if (folder / "classes.json").is_file() else ["classes.json"]
+            raise DatasetError(
+                f"expected {', '.join(missing)} in the data set, found none",
+                where=folder,
+                remedy="lay it out as images/NAME.jpg, masks/NAME.png, classes.json, train.txt, val.txt, test.txt",
+            )
+        return cls(folder, Classes.read(folder / "classes.json"))
 
     @cached_property
     def images(self) -> Mapping[str, Path]:

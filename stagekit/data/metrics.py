@@ -61,22 +61,6 @@ class Confusion:
         flat = np.bincount(true * (self.classes + 1) + predicted, minlength=self._counts.size)
         self._counts += flat.reshape(self._counts.shape)
 
-    def merge(self, other: Confusion) -> Confusion:
-        """The counts of both, as if one had seen all their images.
-
-        Raises:
-            ImageError: when they are over different classes or ignore labels.
-        """
-        if (self.classes, self.ignore) != (other.classes, other.ignore):
-            raise ImageError(
-                f"cannot add counts over {self.classes} classes (ignore {self.ignore}) "
-                f"and {other.classes} (ignore {other.ignore})",
-                remedy="merge results of one task",
-            )
-        merged = Confusion(self.classes, self.ignore)
-        merged._counts = self._counts + other._counts
-        return merged
-
     def iou(self) -> Scores:
         """Intersection over union of each class: float64 (classes,), TP / (TP + FP + FN)."""
         hit, true, predicted = self._sums()
@@ -90,11 +74,6 @@ class Confusion:
         """Dice coefficient (F1) of each class: float64 (classes,), 2 TP / (2 TP + FP + FN)."""
         hit, true, predicted = self._sums()
         return _ratio(2 * hit, true + predicted)
-
-    def class_accuracy(self) -> Scores:
-        """Recall of each class: float64 (classes,), TP / (TP + FN); nan where truth lacks the class."""
-        hit, true, _ = self._sums()
-        return _ratio(hit, true)
 
     def accuracy(self) -> float:
         """Share of counted pixels that are right; nan when none was counted."""

@@ -59,6 +59,28 @@ def check_operators(model: ir.Model, source: str) -> None:
         )
 
 
+def check_versions(model: ir.Model, source: str) -> None:
+    """The file format and the operator set must be ones that the installed onnx knows.
+
+    Raises:
+        GraphError: they are not.
+    """
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+    known = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= known:
+        raise GraphError(
+            f"it uses ONNX opset {opset}; the installed onnx knows 1 to {known}",
+            where=source,
+            remedy="export it with an older opset, or upgrade onnx and onnxruntime",
+        )
+    if model.ir_version > onnx.IR_VERSION:
+        raise GraphError(
+            f"it has version {model.ir_version} of ONNX's format; the installed onnx knows {onnx.IR_VERSION}",
+            where=source,
+            remedy="upgrade onnx and onnxruntime",
+        )
+
+
 def check_names(model: ir.Model, source: str) -> None:
     """Every name and description must be text: protobuf hands over bytes where a file has something else than UTF-8.
 
@@ -109,7 +131,11 @@ def check_structure(model: ir.Model, source: str) -> None:
                     raise GraphError(f"node {_title(node)!r} has {attribute.name!r} without a type", where=source)
             for value in node.inputs:
                 if value is not None and not _is_made(value):
-                    raise GraphError(f"node {_title(node)!r} reads {value.name!r}, which nothing makes", where=source)
+                    raise GraphError(
+                        f"node {_title(node)!r} reads {value.name!r}, which nothing makes",
+                        where=source,
+                        remedy="if it is a sparse initializer, write it as a dense one: sparse ones are not read",
+                    )
         for value in graph.outputs:
             if not _is_made(value):
                 raise GraphError(f"nothing makes the output {value.name!r}", where=source)

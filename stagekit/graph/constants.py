@@ -16,6 +16,18 @@ def add_constant(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.
     return value
 
 
+def weight_values(node: ir.Node, index: int) -> np.ndarray[Any, Any]:
+    """The values of a constant that a node reads, as float64.
+
+    Raises:
+        ValueError: it is not a constant.
+    """
+    tensor = ir.convenience.get_const_tensor(value) if (value := node.inputs[index]) is not None else None
+    if tensor is None:
+        raise ValueError(f"input {index} of {node.name} is not a constant")
+    return tensor.numpy().astype(np.float64)
+
+
 def replace_weight(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray[Any, Any], step: str) -> None:
     """Gives one reader of a constant other values, as float32; whoever else reads it keeps what it had.
 

@@ -86,9 +86,10 @@ def balanced(places: Sequence[Candidate], total_macs: int, stages: int) -> list[
     useful = _distinct(places, total_macs)
     if len(useful) < cuts:
         raise UsageError(
-            f"{stages} stages need {cuts} places where a single tensor crosses, the graph has {len(useful)}",
+            f"{stages} stages need {cuts} of the tensors that cross alone and have multiply-accumulates on both sides,"
+            f" the graph has {len(useful)}",
             where="--stages",
-            remedy="ask for fewer stages, or name the tensors of wider cuts with --at A,B",
+            remedy="ask for fewer stages, or name tensors: --at A, or --at A,B for a wider cut; --list shows some",
         )
     ends = [c.macs_before for c in useful]
     # best[j]: (largest segment, chosen indices) of the ways to place the cuts so far with the last at j

@@ -18,12 +18,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from stagekit.errors import GraphError, StagekitError
-from stagekit.graph.check import check, check_names, check_structure
+from stagekit.graph.check import check, check_names, check_structure, check_versions
 from stagekit.graph.fingerprint import graph_fingerprint, tensor_hashes
 from stagekit.graph.spec import DTYPES, TensorSpec
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message can hold; a larger model keeps its weights beside it."""
+
+WEIGHTS_APART = 4
+"""The version of ONNX's file format from which on weights need not be listed among the inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +150,8 @@ def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Grap
     """Checks a model and wraps it as a graph.
 
     One form for what can be written in several: local functions are written out in place, the standard domain
-    is ``""``, Constant nodes are weights, weights that old files list among the inputs are weights alone, and a
-    dimension below 0, as some exporters write it, is an open one.
+    is ``""``, Constant nodes are weights, weights that old files list among the inputs are weights alone, a
+    dimension below 0, as some exporters write it, is an open one, and every node has a name of its own.
 
     Args:
         folder: where external weights must lie.
@@ -159,6 +162,7 @@ def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Grap
     if not model.graph.outputs or not any(True for _ in model.graph):
         raise GraphError("expected an ONNX model with nodes and outputs, found an empty graph", where=source)
     check_names(model, source)
+    check_versions(model, source)
     check_structure(model, source)
     model.graph.sort()
     if model.functions:
@@ -172,11 +176,22 @@ def from_model(model: ir.Model, source: str, folder: Path | None = None) -> Grap
         imports.setdefault("", version)
     for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
         model.graph.inputs.remove(value)
+    model.ir_version = max(model.ir_version, WEIGHTS_APART)
     for value in (*model.graph.inputs, *(v for node in model.graph.all_nodes() for v in node.outputs)):
         if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape):
             value.shape = ir.Shape([None if isinstance(d, int) and d < 0 else d for d in value.shape])
     check(model, source, folder)
+    _name_nodes(model.graph)
     return Graph(model, source)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Errors, profiles and calibration records speak of nodes; some exporters leave names out or repeat them."""
+    seen: set[str] = set()
+    for index, node in enumerate(graph):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type.lower()}_{index}"
+        seen.add(node.name)
 
 
 def from_proto(proto: onnx.ModelProto, source: str) -> Graph:

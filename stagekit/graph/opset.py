@@ -24,5 +24,5 @@ def modernised(graph: Graph) -> Graph:
     try:
         converted: onnx.ModelProto = version_converter.convert_version(graph.proto(), MODERN)
         return from_proto(converted, graph.source)
-    except (GraphError, RuntimeError, ValueError):
+    except (GraphError, RuntimeError, ValueError, version_converter.ConvertError):
         return graph

@@ -55,19 +55,6 @@ def bind(graph: Graph, shapes: Mapping[str, tuple[int | str, ...]]) -> Graph:
     return graph.with_model(model)
 
 
-def with_frame_shape(graph: Graph, shape: tuple[int | str, ...]) -> Graph:
-    """:func:`bind` for a graph with a single input.
-
-    Raises:
-        GraphError: it has several inputs.
-    """
-    if len(graph.inputs) != 1:
-        raise GraphError(
-            f"expected a model with one input, found {', '.join(s.name for s in graph.inputs)}", where=graph.source
-        )
-    return bind(graph, {graph.inputs[0].name: shape})
-
-
 def inferred(graph: Graph) -> Graph:
     """The graph with types and shapes on every tensor; a symbolic first dimension of an input is its batch."""
     return bind(

@@ -21,8 +21,9 @@ def simplify(graph: Graph) -> Graph:
     contradicts the shapes that ``graph`` has, it is made again without folding constants.
 
     Raises:
-        GraphError: onnxsim cannot process the graph.
+        GraphError: onnxsim cannot process the graph, or the shape of an output is not known.
     """
+    _ = graph.outputs  # onnxsim would only say that a field is missing
     try:
         simple = inferred(_simplify(graph, fold=True))
         if not _contradicts(simple, graph):
@@ -69,7 +70,6 @@ def _simplify(graph: Graph, fold: bool) -> Graph:
     unused = [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]
     for name in unused:
         del model.graph.initializers[name]
-    _name_nodes(model.graph)
     return graph.with_model(model)
 
 
@@ -87,12 +87,3 @@ def _take_out(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
             graph.inputs.append(value)
     return weights
-
-
-def _name_nodes(graph: ir.Graph) -> None:
-    """Every node gets a name, so that errors and profiles can speak of it."""
-    seen: set[str] = set()
-    for index, node in enumerate(graph):
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type.lower()}_{index}"
-        seen.add(node.name)

@@ -15,6 +15,9 @@ Dim = int | str
 BATCH: Final = "batch"
 """The name of the one symbolic dimension that a stage graph keeps."""
 
+BLOCKED: Final = "NCHWc"
+"""The order of axes of a map stored in groups of channels, each group channels last; see :meth:`TensorSpec.blocked`."""
+
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -106,6 +109,30 @@ class TensorSpec:
         if sorted(layout) != sorted(self.layout):
             raise UsageError(f"layout {layout!r} is not a reordering of {self.layout!r}", where=self.name)
         return replace(self, layout=layout, shape=tuple(self.shape[self.layout.index(axis)] for axis in layout))
+
+    def blocked(self, size: int) -> TensorSpec:
+        """The same map in groups of ``size`` channels: (batch, groups, height, width, size), the last group filled up.
+
+        Raises:
+            UsageError: it is no map with its channels first, or their number is not known.
+        """
+        if self.layout != "NCHW" or isinstance(self.shape[1], str):
+            raise UsageError(f"expected a map (NCHW) of known channels, got {self}", where=self.name)
+        batch, channels, height, width = self.shape
+        return replace(self, layout=BLOCKED, shape=(batch, -(-int(channels) // size), height, width, size))
+
+    def in_form(self, form: TensorSpec) -> TensorSpec:
+        """The same tensor stored as another one is: its element type, its order of axes, its groups of channels.
+
+        Raises:
+            UsageError: it has other axes.
+        """
+        stored = self
+        if form.layout == BLOCKED and self.layout != BLOCKED:
+            stored = self.blocked(int(form.shape[-1]))
+        elif form.layout and self.layout and form.layout != self.layout:
+            stored = self.transposed(form.layout)
+        return replace(stored, dtype=form.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; :meth:`from_dict` is its inverse."""

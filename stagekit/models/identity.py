@@ -35,6 +35,6 @@ def backbone_id(backbone: Backbone) -> str:
 def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes, row by row, little end first; one tensor at a time is all that is ever copied."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.numel() == 1:  # dense whatever its stride, which must be 1 to be seen as bytes
+    if flat.numel() < 2:  # dense whatever its stride, which must be 1 to be seen as bytes
         flat = flat.clone(memory_format=torch.contiguous_format)
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stagekit.bundle import BackboneFacts, Boundary, Frame, StagesManifest
+from stagekit.bundle import BackboneFacts, Boundary, Frame, StagesManifest, check_writable
 from stagekit.errors import UsageError
 from stagekit.graph import Graph, TensorSpec, load
 from stagekit.graph.cost import macs
@@ -55,6 +55,7 @@ def partition_onnx(
     at = [[name.strip() for name in tensors] for tensors in at]
     if bool(at) == (stages is not None):
         raise UsageError("give either --at TENSOR (once per cut) or --stages N", where=path)
+    check_writable(output, "stages")
     progress(f"reading {path.name}")
     loaded = load(path)
     source = _ended(_over_frames(loaded, size, normalisation), until)

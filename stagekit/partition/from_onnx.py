@@ -72,6 +72,8 @@ def fix_size(graph: Graph, size: tuple[int, int] | None) -> Graph:
             shape[axis] = wanted
     if any(isinstance(d, str) for d in shape[1:]):
         raise UsageError(f"its input {spec} has an open channel dimension", where=graph.source)
+    if 0 in shape:
+        raise GraphError(f"its input {spec} holds nothing", where=graph.source)
     batched = _bound(graph, spec.name, [BATCH, *shape[1:]])
     fixed = spec.shape[0]
     if isinstance(fixed, str) or all(o.shape and o.shape[0] == BATCH for o in batched.outputs):

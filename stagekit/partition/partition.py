@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagekit.bundle import BackboneFacts, Boundary, Frame, StagesManifest
+from stagekit.bundle import BackboneFacts, Boundary, Frame, StagesManifest, check_writable
 from stagekit.graph import TensorSpec
 from stagekit.graph.shapes import BATCH
 from stagekit.graph.simplify import simplify
@@ -66,6 +66,7 @@ def partition_module(
     from stagekit.models.identity import backbone_id
     from stagekit.partition.from_torch import export_backbone, run_backbone
 
+    check_writable(output, "stages")
     height, width = backbone.size
     frame = Frame(spec=TensorSpec("frames", "uint8", (BATCH, height, width, 3), "NHWC"), height=height, width=width)
     boundaries = [

@@ -92,7 +92,7 @@ def write_task(
         provenance=dict(provenance or {}),
         tools=tool_versions("stagekit", "torch", "onnx"),
     )
-    with writing(destination) as folder:
+    with writing(destination, "task") as folder:
         save_together(graphs, folder, WEIGHT_FILE)
         write_manifest(folder, manifest)
     return manifest

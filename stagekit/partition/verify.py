@@ -16,6 +16,9 @@ from stagekit.graph import Graph, TensorSpec
 TOLERANCE = 1e-5
 """Largest relative error that a float32 chain may have."""
 
+HALF = {"float16": 2.0**-7, "bfloat16": 2.0**-4}
+"""The same where a tensor is stored in half: eight units in the last place, since every cut adds a rounding."""
+
 ROUNDING = 2.0**-21
 """Four units in the last place of 1 at float32: what two ways to compute a sigmoid or softmax differ by."""
 
@@ -28,16 +31,26 @@ class BoundaryError:
 
     Args:
         relative: largest absolute difference over the largest absolute value of the uncut model's tensor.
+        finite: whether both have numbers alone, no NaN and no infinity.
+        dtype: of the tensor.
     """
 
     boundary: str
     tensor: str
     relative: float
     finite: bool
+    dtype: str = "float32"
+
+    def allowed(self, tolerance: float = TOLERANCE) -> float:
+        """The largest relative error that passes, where float32 has ``tolerance``."""
+        return max(tolerance, HALF.get(self.dtype, 0.0))
+
+    def within(self, tolerance: float) -> bool:
+        return self.finite and self.relative <= self.allowed(tolerance)
 
     @property
     def ok(self) -> bool:
-        return self.finite and self.relative <= TOLERANCE
+        return self.within(TOLERANCE)
 
 
 def verify(
@@ -82,16 +95,18 @@ def compare(boundary: str, tensor: str, given: Array, expected: Array) -> Bounda
     A difference of a few roundings of 1 counts against 1: probabilities are rounded so, however small they are.
     Of whole numbers and truth values, such as a label map, it is the share of elements that differ.
     """
+    dtype = str(expected.dtype)
     if given.shape != expected.shape:
-        return BoundaryError(boundary, tensor, float("inf"), finite=False)
+        return BoundaryError(boundary, tensor, float("inf"), finite=False, dtype=dtype)
     if expected.dtype.kind in "biu":
-        return BoundaryError(boundary, tensor, float(np.mean(given != expected)) if given.size else 0.0, finite=True)
+        share = float(np.mean(given != expected)) if given.size else 0.0
+        return BoundaryError(boundary, tensor, share, finite=True, dtype=dtype)
     finite = bool(np.isfinite(given).all() and np.isfinite(expected).all())
     scale = float(np.abs(expected.astype(np.float64)).max(initial=0.0)) or 1.0
     difference = float(np.abs(given.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
     if difference <= ROUNDING:
         scale = max(scale, 1.0)
-    return BoundaryError(boundary, tensor, difference / scale, finite)
+    return BoundaryError(boundary, tensor, difference / scale, finite, dtype)
 
 
 def random_frames(spec: TensorSpec, seed: int) -> Array:

@@ -68,12 +68,12 @@ def quantise_adapter(
         raise BundleError(
             f"the record {calibration.name} has no statistics of {missing!r} in this adapter",
             where=graph.source,
-            remedy="run the task while ranges are taken: `stagekit calibrate X.stages --task X.task ...`",
+            remedy="run the task while ranges are taken: `stagekit calibrate X.stages X.task ...`",
         )
     seen = {t: calibration.statistics[keys[t]] for t in sources}
     quantizations = {t: activation_quantization(s, scheme, calibration.method) for t, s in seen.items()}
     quantizations |= {t: edges[t][1] for t in positions.integer_inputs}
-    corrected = with_corrected_biases(graph, positions, seen, scheme)
+    corrected = with_corrected_biases(graph, positions, quantizations, seen, scheme)
     if scheme.bias_bits < 32:
         corrected = with_short_biases(corrected, positions, quantizations, seen, scheme)
     quantised = insert_qdq(corrected, positions, quantizations, scheme)

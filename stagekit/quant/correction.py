@@ -15,16 +15,21 @@ import onnx_ir as ir
 
 from stagekit.graph import Graph
 from stagekit.graph.constants import add_constant
+from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import Array, dequantise
 from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
-from stagekit.quant.qdq import channel_axis, weight_quantization
 from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
+from stagekit.quant.weights import weight_quantization
 
 
 def with_corrected_biases(
-    graph: Graph, positions: Positions, statistics: Mapping[str, Statistics], scheme: QuantScheme
+    graph: Graph,
+    positions: Positions,
+    quantizations: Mapping[str, Quantization],
+    statistics: Mapping[str, Statistics],
+    scheme: QuantScheme,
 ) -> Graph:
     """The float graph with biases that make up for the rounding of the weights of its integer products.
 
@@ -32,7 +37,7 @@ def with_corrected_biases(
     where there is none it is left alone.
 
     Args:
-        statistics: of the tensors that the positions name.
+        quantizations: of the tensors that the positions name; likewise ``statistics``.
     """
     model = graph.edit()
     for node in [n for n in model.graph if str(n.name) in positions.nodes and n.op_type in PRODUCTS]:
@@ -41,7 +46,7 @@ def with_corrected_biases(
         reader = bias_reader(node)
         if weight is None or source is None or reader is None:
             continue
-        rounded = mean_error(node, weight.numpy(), statistics[source].channel_mean, scheme)
+        rounded = mean_error(node, weight.numpy(), quantizations[source], statistics[source].channel_mean, scheme)
         value = reader[0].inputs[reader[1]]
         bias = weight_of(value)
         if rounded is None or bias is None or value is None or bias.size != rounded.size:
@@ -52,10 +57,9 @@ def with_corrected_biases(
     return replace(graph, model=model)
 
 
-def mean_error(node: ir.Node, weight: Array, mean: Array, scheme: QuantScheme) -> Array | None:
+def mean_error(node: ir.Node, weight: Array, data: Quantization, mean: Array, scheme: QuantScheme) -> Array | None:
     """(W' - W) E[x] for each output channel; ``None`` where the mean's channels are not the weight's."""
-    channels = channel_axis(node, weight.ndim)
-    quantization = weight_quantization(weight, channels if scheme.per_channel else None, scheme.weight, channels)
+    quantization = weight_quantization(node, weight, data, scheme)
     error = dequantise(quantise_weight(weight, quantization, scheme), quantization).astype(np.float64) - weight
     if node.op_type == "Conv":
         groups = node.attributes.get_int("group", 1)

@@ -9,11 +9,9 @@ weight has one scale for all its channels, depthwise convolutions above all.
 ``6 / s_i`` in channel i, a Relu and a Min, which runtimes do not merge into the convolution. So channels that
 share a clip are equalised only where that is asked for, and the Min is left out where no value reaches it.
 
-In a transformer the same is done between a LayerNorm and the products that read it: gain and offset of channel i
-are divided by ``s_i``, row i of their weights is multiplied (the transform of SmoothQuant, Xiao et al. 2023). A
-normalised channel has unit variance, so that its reach is known without data: ``|offset| + 4 |gain|``.
-A product whose channels are then multiplied by constants (LayerScale) gives those constants what its own output
-channels differ by.
+In a transformer LayerNorms are evened out as well (:mod:`stagekit.quant.norms`), keys lose what they have in common
+(:mod:`stagekit.quant.centre`), and a product whose channels are then multiplied by constants (LayerScale) gives those
+constants what its own output channels differ by.
 """
 
 from __future__ import annotations
@@ -25,20 +23,15 @@ import numpy as np
 import onnx_ir as ir
 
 from stagekit.graph import Graph
-from stagekit.graph.constants import add_constant
+from stagekit.graph.constants import add_constant, weight_values
+from stagekit.quant.centre import centre_keys
 from stagekit.quant.formats import Array
+from stagekit.quant.norms import LARGEST_FACTOR, even_norms
 from stagekit.quant.positions import bias_reader, weight_of
-
-LARGEST_FACTOR = 64.0
-"""Beyond, a channel is as good as dead, and scaling it up would only amplify rounding."""
-
 
 BIAS_SHARE = 1.0
 """A bias counts as a range too, at this share of what it is next to the others': where biases share one scale of few
 bits, a channel of small weights and a large bias, scaled up, would cost all others theirs."""
-
-NORMAL_REACH = 4.0
-"""Standard deviations that nearly all of a normalised channel lies within."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +43,15 @@ class Pair:
     second: ir.Node
 
 
+def prepared(graph: Graph, equalised: bool) -> Graph:
+    """The float graph whose tensors a record knows and integers are made of: the same function, LayerNorms evened out.
+
+    Args:
+        equalised: everything else as well.
+    """
+    return equalise(graph) if equalised else even_norms(graph)
+
+
 def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | None = None, rounds: int = 2) -> Graph:
     """The same function with weights of more even ranges.
 
@@ -59,10 +61,9 @@ def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | No
             in every channel needs no Min.
         rounds: passes over all pairs; scales settle along a chain.
     """
-    model = graph.edit()
+    model = even_norms(graph).edit()
+    centre_keys(model.graph)
     limits: dict[str, Array] = {}
-    for node in [n for n in model.graph if n.op_type == "LayerNormalization"]:
-        _balance_norm(model.graph, node)
     for node in [n for n in model.graph if n.op_type == "Mul"]:
         _balance_scale(model.graph, node)
     for _ in range(rounds):
@@ -83,45 +84,27 @@ def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | No
     return replace(graph, model=model)
 
 
-def _balance_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """LayerNorm -> MatMul or Gemm: even ranges of the channels that the products read."""
-    value = node.outputs[0]
-    readers = [user for user, index in value.uses() if user.op_type == "MatMul" and index == 0]
-    if value.is_graph_output() or not readers or len(readers) != len(value.uses()):
-        return
-    weights = [weight_of(r.inputs[1]) for r in readers]
-    if len(node.inputs) < 3 or any(w is None or len(w.shape) != 2 for w in weights):
-        return
-    gain, offset = _float(node, 1), _float(node, 2)
-    reach = np.abs(offset) + NORMAL_REACH * np.abs(gain)
-    taken = np.max([np.abs(_float(r, 1)).max(axis=1) for r in readers], axis=0)
-    alive = (reach > 0) & (taken > 0)
-    factors = np.ones(reach.size)
-    factors[alive] = np.sqrt(reach[alive] / taken[alive])
-    factors /= np.exp(np.log(factors).mean())  # only the differences between channels matter
-    factors = np.clip(factors, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
-    _replace(graph, node, 1, gain / factors)
-    _replace(graph, node, 2, offset / factors)
-    for reader in readers:
-        _replace(graph, reader, 1, _float(reader, 1) * factors[:, None])
-
-
 def _balance_scale(graph: ir.Graph, node: ir.Node) -> None:
     """MatMul or Gemm -> a constant for each channel: the constants take the differences between output channels."""
     index = next((i for i, v in enumerate(node.inputs) if weight_of(v) is not None), None)
     product = None if index is None else _product_before(node.inputs[1 - index])
     if index is None or product is None:
         return
-    gain, weight = _float(node, index), _float(product, 1)
+    gain, weight = weight_values(node, index), weight_values(product, 1)
     reader = bias_reader(product)
     channels = 0 if product.op_type == "Gemm" and product.attributes.get_int("transB", 0) == 1 else 1
-    if gain.ndim != 1 or gain.size != weight.shape[channels] or reader is None or _float(*reader).size != gain.size:
+    if (
+        gain.ndim != 1
+        or gain.size != weight.shape[channels]
+        or reader is None
+        or weight_values(*reader).size != gain.size
+    ):
         return
     taken = np.abs(weight).max(axis=1 - channels)
     factors = np.where(taken > 0, taken, 1.0)
     factors = np.clip(factors / np.exp(np.log(factors).mean()), 1 / LARGEST_FACTOR, LARGEST_FACTOR)
     _replace(graph, product, 1, weight / (factors if channels == 1 else factors[:, None]))
-    _replace(graph, *reader, _float(*reader) / factors)
+    _replace(graph, *reader, weight_values(*reader) / factors)
     _replace(graph, node, index, gain * factors)
 
 
@@ -155,12 +138,12 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
 
 def _balance(graph: ir.Graph, pair: Pair) -> Array:
     """Scales a pair's weights; returns the factors by which the channels between them were divided."""
-    first, second = _float(pair.first, 1), _float(pair.second, 1)
+    first, second = weight_values(pair.first, 1), weight_values(pair.second, 1)
     groups = pair.second.attributes.get_int("group", 1)
     by_input = _by_input(second, groups)
     one = np.abs(first).reshape(first.shape[0], -1).max(axis=1)
     if len(pair.first.inputs) > 2 and pair.first.inputs[2] is not None:
-        one = np.maximum(one, BIAS_SHARE * _in_units_of(one, np.abs(_float(pair.first, 2))))
+        one = np.maximum(one, BIAS_SHARE * _in_units_of(one, np.abs(weight_values(pair.first, 2))))
     two = np.abs(by_input).reshape(by_input.shape[0], -1).max(axis=1)
     alive = (one > 0) & (two > 0)
     factors = np.ones(one.size)
@@ -168,7 +151,7 @@ def _balance(graph: ir.Graph, pair: Pair) -> Array:
     shape = (-1,) + (1,) * (first.ndim - 1)
     _replace(graph, pair.first, 1, first / factors.reshape(shape))
     if len(pair.first.inputs) > 2 and pair.first.inputs[2] is not None:
-        _replace(graph, pair.first, 2, _float(pair.first, 2) / factors)
+        _replace(graph, pair.first, 2, weight_values(pair.first, 2) / factors)
     per_output = np.repeat(factors.reshape(groups, -1), second.shape[0] // groups, axis=0)
     _replace(graph, pair.second, 1, second * per_output.reshape(second.shape[:2] + (1,) * (second.ndim - 2)))
     return factors
@@ -219,12 +202,6 @@ def _unclip(graph: ir.Graph, node: ir.Node, limits: Array | None) -> None:
     old.replace_all_uses_with(value, replace_graph_outputs=True)
     graph.insert_after(node, nodes)
     graph.remove(node, safe=True)
-
-
-def _float(node: ir.Node, index: int) -> Array:
-    tensor = weight_of(node.inputs[index])
-    assert tensor is not None
-    return tensor.numpy().astype(np.float64)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, index: int, array: Array) -> None:

@@ -62,11 +62,15 @@ class NumberFormat:
         zero = int(np.clip(np.rint(self.low - minimum / scale), self.low, self.high))
         return Quantization((scale,), (zero,))
 
-    def fit_channels(self, weight: Array, axis: int) -> Quantization:
-        """Symmetric scales for each index along an axis, from the largest magnitude there."""
+    def fit_channels(self, weight: Array, axis: int, finest: Array | float = 0.0) -> Quantization:
+        """Symmetric scales for each index along an axis, from the largest magnitude there.
+
+        Args:
+            finest: the smallest scale that each may have.
+        """
         others = tuple(a for a in range(weight.ndim) if a != axis)
         reach = np.abs(weight).max(axis=others) if weight.size else np.zeros(weight.shape[axis])
-        scales = tuple(self._on_grid(float(r) / self.high) for r in reach)
+        scales = tuple(self._on_grid(float(s)) for s in np.maximum(reach.astype(np.float64) / self.high, finest))
         return Quantization(scales, (0,) * len(scales), axis)
 
     def _on_grid(self, scale: float) -> float:

@@ -14,17 +14,15 @@ from stagekit.graph.constants import add_constant
 from stagekit.graph.fingerprint import in_order
 from stagekit.graph.model import IR_DTYPES
 from stagekit.graph.spec import DTYPES, Quantization
-from stagekit.quant.formats import Array, NumberFormat, dequantise, quantise
+from stagekit.quant.formats import Array, NumberFormat, quantise
 from stagekit.quant.opset import raised
 from stagekit.quant.positions import MOVES, PRODUCTS, Positions, bias_reader, weight_of
 from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
+from stagekit.quant.weights import weight_quantization
 
 OPSET = {"int8": 13, "uint8": 13, "int16": 21}
 """The first opset whose QuantizeLinear gives this type, per channel where needed."""
-
-FINEST = 4
-"""Scales that are tried for a weight: the one that holds its largest value, and its halves."""
 
 
 def insert_qdq(
@@ -84,7 +82,7 @@ class _Edit:
     scheme: QuantScheme
     positions: Positions
     model: ir.Model = field(init=False)
-    _weights: dict[tuple[str, int | None], tuple[ir.Value, Quantization]] = field(default_factory=dict)
+    _weights: dict[tuple[str, Quantization], ir.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         version = self.graph.model.opset_imports.get("", 0)
@@ -157,17 +155,14 @@ class _Edit:
             return
         value = node.inputs[1]
         assert value is not None
-        channels = channel_axis(node, len(tensor.shape))
-        axis = channels if self.scheme.per_channel else None
-        key = (str(value.name), axis)
+        array = tensor.numpy().astype(np.float32)
+        quantization = weight_quantization(node, array, data, self.scheme)
+        key = (str(value.name), quantization)
         if key not in self._weights:
-            array = tensor.numpy().astype(np.float32)
-            quantization = weight_quantization(array, axis, self.scheme.weight, channels)
+            name = f"{value.name}/{node.name}" if any(known == key[0] for known, _ in self._weights) else key[0]
             stored = quantise_weight(array, quantization, self.scheme)
-            dequantised = self._constant(key[0], stored, quantization, self.scheme.weight, node)
-            self._weights[key] = dequantised, quantization
-        dequantised, quantization = self._weights[key]
-        node.replace_input_with(1, dequantised)
+            self._weights[key] = self._constant(name, stored, quantization, self.scheme.weight, node)
+        node.replace_input_with(1, self._weights[key])
         if self.scheme.bias == "int32" and data is not None:
             self._bias(node, data, quantization)
 
@@ -219,48 +214,6 @@ class _Edit:
         if known is not None:
             return known
         return add_constant(self.body, name, np.asarray(array))
-
-
-def channel_axis(node: ir.Node, rank: int) -> int | None:
-    """The axis of a product's weight that makes its output channels; ``None`` where groups mix them."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1 if node.attributes.get_int("group", 1) == 1 else None
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return 1 if rank == 2 else None
-
-
-def weight_quantization(
-    array: Array, axis: int | None, form: NumberFormat, channels: int | None = None
-) -> Quantization:
-    """A weight's scales: one for each output channel, or a single one.
-
-    On a grid of powers of two a single scale is the one of least *relative* error, averaged over the output
-    channels: a finer one clips a few large values and keeps channels with small weights, in a depthwise
-    convolution whole channels, from being rounded away.
-
-    Args:
-        axis: of the channels that have a scale each; None for a single scale.
-        channels: the axis of the output channels.
-    """
-    if axis is not None:
-        return form.fit_channels(array, axis)
-    widest = form.fit(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
-    if form.grid != "power_of_two" or channels is None or not array.size:
-        return widest
-    finer = [replace(widest, scale=(widest.scale[0] / 2**halving,)) for halving in range(FINEST)]
-    rows = np.moveaxis(array.astype(np.float64), channels, 0).reshape(array.shape[channels], -1)
-    return min(finer, key=lambda q: _relative_error(rows, q, form))
-
-
-def _relative_error(rows: Array, quantization: Quantization, form: NumberFormat) -> float:
-    """Noise over signal, averaged over rows; a row counts 1 at most, which is what being zero costs."""
-    noise = ((dequantise(quantise(rows, quantization, form), quantization) - rows) ** 2).sum(axis=1)
-    power = (rows**2).sum(axis=1)
-    floor = max(1e-9 * float(power.max(initial=0.0)), np.finfo(np.float64).tiny)
-    return float(np.minimum(noise / np.maximum(power, floor), 1.0).mean())
 
 
 def _reads_integers(node: ir.Node, positions: Positions) -> bool:

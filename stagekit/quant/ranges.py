@@ -6,13 +6,14 @@ parameter. To add one, write the function and enter it in :data:`METHODS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stagekit.errors import UsageError, nearest
+from stagekit.graph import Graph
 from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import NumberFormat, dequantise, limits, quantise
 from stagekit.quant.statistics import BINS, Statistics
@@ -106,6 +107,12 @@ METHODS: dict[str, NamedMethod] = {
     "entropy": NamedMethod(entropy, 0.0, "least Kullback-Leibler divergence"),
     "mse": NamedMethod(mean_squared_error, 0.0, "least squared error"),
 }
+
+
+def default_method(graphs: Iterable[Graph]) -> str:
+    """``percentile``; for transformers ``minmax``, since all depends there on single values far beyond the rest."""
+    transformer = any(node.op_type == "LayerNormalization" for graph in graphs for node in graph.body)
+    return "minmax" if transformer else "percentile"
 
 
 def parse_method(text: str) -> tuple[Method, float]:

@@ -194,7 +194,7 @@ def save(calibration: Calibration, folder: Path) -> CalibrationManifest:
         ),
         statistics=hashlib.sha256(content).hexdigest(),
     )
-    with writing(folder) as fresh:
+    with writing(folder, "calibration") as fresh:
         (fresh / STATISTICS).write_bytes(content)
         write_manifest(fresh, manifest)
     return manifest

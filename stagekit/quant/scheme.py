@@ -33,6 +33,7 @@ SCHEME_OPTIONS: Mapping[str, Option] = {
     "grid": Option(str, "scales are float (default) or power_of_two", affects_engine=False),
     "per_channel": Option(bool, "a scale for each output channel of a weight; true", affects_engine=False),
     "integer_only": Option(bool, "no float units: all that is stored is an integer; false", affects_engine=False),
+    "channel_exponents": Option(bool, "a scale for each channel of the residual stream; false", affects_engine=False),
     "wide": Option(str, "int16: of softmax and of the residual stream; as the rest", affects_engine=False),
 }
 """Options of every integer target. They shape the Q/DQ graph, whose fingerprint is in the engine's key already."""
@@ -50,6 +51,7 @@ class QuantScheme:
         keep_sums: a kernel's taps are rounded so that their sum stays; see :mod:`stagekit.quant.rounding`.
         bias_bits: of the integers that biases become on the device; see :mod:`stagekit.quant.short_bias`.
         integer_only: all that is stored is an integer; see :mod:`stagekit.quant.stored`.
+        channel_exponents: a scale for each channel of the residual stream; see :mod:`stagekit.quant.exponents`.
         wide: the format of softmax's results and the residual stream on such a device, where it is another.
     """
 
@@ -61,6 +63,7 @@ class QuantScheme:
     headroom: int = 0
     bias_bits: int = 32
     integer_only: bool = False
+    channel_exponents: bool = False
     wide: NumberFormat | None = None
 
     def form(self, tensor: str, positions: Positions) -> NumberFormat:
@@ -94,6 +97,7 @@ def scheme_of(profile: Profile) -> QuantScheme:
         headroom=headroom,
         bias_bits=bias_bits,
         integer_only=integer_only,
+        channel_exponents=bool(profile.options.get("channel_exponents", False)),
         wide=NumberFormat(wide, True, grid) if wide != activation else None,
     )
 

@@ -21,10 +21,10 @@ from stagekit.graph.constants import replace_weight
 from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import Array, dequantise
 from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
-from stagekit.quant.qdq import channel_axis, weight_quantization
 from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
+from stagekit.quant.weights import channel_axis, weight_quantization
 
 
 def with_short_biases(
@@ -52,7 +52,7 @@ def with_short_biases(
         channels = channel_axis(node, real.ndim)
         if means is None or channels is None or real.shape[channels] != wanted.size:
             continue
-        fitted = weight_quantization(real, None, scheme.weight, channels)
+        fitted = weight_quantization(node, real, quantizations[source], scheme)
         short = on_grid(wanted, quantizations[source].scale[0] * fitted.scale[0], scheme.bias_bits)
         moved = np.moveaxis(real, channels, 0)
         rows, mean_rows = (np.moveaxis(a, channels, 0).reshape(wanted.size, -1) for a in (real, means))

@@ -12,14 +12,15 @@ from stagekit.graph.cost import macs
 from stagekit.graph.spec import Quantization
 from stagekit.quant.correction import with_corrected_biases
 from stagekit.quant.error import integer_macs
+from stagekit.quant.exponents import scales_by_channel
 from stagekit.quant.formats import NumberFormat
+from stagekit.quant.norms import smoothed
 from stagekit.quant.positions import Positions, find_positions
 from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.ranges import quantization_of
 from stagekit.quant.record import Calibration
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.short_bias import with_short_biases
-from stagekit.quant.smooth import smoothed
 from stagekit.quant.statistics import Statistics
 from stagekit.quant.stored import stored_positions, wide_tensors
 
@@ -97,9 +98,11 @@ def quantise_stages(
         forms = {t: scheme.form(t, positions) for t in seen}
         quantizations = {t: activation_quantization(s, scheme, calibration.method, forms[t]) for t, s in seen.items()}
         quantizations |= {t: forms[t].fit(s.minimum, s.maximum) for t, s in evened.items()}
+        if scheme.channel_exponents:
+            quantizations |= scales_by_channel(graph, positions, seen, scheme.activation)
         quantizations |= {t: arriving[t] for t in positions.integer_inputs}
         known = {**seen, **evened, **{t: means[t] for t in positions.integer_inputs}}
-        corrected = with_corrected_biases(graph, positions, known, scheme) if correct_biases else graph
+        corrected = with_corrected_biases(graph, positions, quantizations, known, scheme) if correct_biases else graph
         if correct_biases and scheme.bias_bits < 32:
             corrected = with_short_biases(corrected, positions, quantizations, known, scheme)
         graphs.append(insert_qdq(corrected, positions, quantizations, scheme))

@@ -22,7 +22,7 @@ from stagekit.graph import Graph
 from stagekit.graph.fingerprint import in_order
 from stagekit.quant.positions import MOVES, PRODUCTS, Positions, weight_of
 
-VIEWS = MOVES | {"Gather", "Pad", "GlobalMaxPool", "Cast"}
+VIEWS = MOVES | {"Gather", "Pad", "GlobalMaxPool", "Cast", "DepthToSpace", "SpaceToDepth"}
 """What moves values; a Cast, of a frame's bytes to the same numbers as floats."""
 
 CLAMPS = frozenset({"Relu", "Clip", "Min"})

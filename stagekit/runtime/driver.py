@@ -17,11 +17,10 @@ from stagekit.runtime.admission import Admission
 from stagekit.runtime.engines import Open, OpenEngines, Reopen
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue
-from stagekit.runtime.registry import Entry
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.slots import Recorder, Slot
 from stagekit.runtime.statistics import CallStatistics
-from stagekit.runtime.work import Frame, Request, nobody
+from stagekit.runtime.work import Entry, Frame, Request, nobody
 from stagekit.target import Engine
 
 Done = Callable[[Request], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from stagekit.graph.shapes import BATCH
+from stagekit.graph.spec import BATCH
 from stagekit.runtime.program import Program
 from stagekit.runtime.scheduler import Scheduler
 from stagekit.runtime.slots import what

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from stagekit.errors import UsageError, nearest
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import EngineQueue
 from stagekit.runtime.statistics import Tally
-from stagekit.runtime.work import Step
+from stagekit.runtime.work import Entry, Step
 
 Inputs = tuple[tuple[Step | None, int], ...]
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A registered program.
-
-    Args:
-        steps: one a call, in the program's order.
-        result: the step that holds the result, and which of its outputs it is.
-        asked: how often it was asked for, as far as the tallies do not know it yet.
-    """
-
-    task: str
-    steps: tuple[Step, ...]
-    result: tuple[Step, int]
-    asked: int = 0
 
 
 class Registry:

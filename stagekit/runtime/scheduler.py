@@ -20,9 +20,9 @@ from stagekit.runtime.flow import Flow
 from stagekit.runtime.policy import Policy, adapters_first
 from stagekit.runtime.program import Program
 from stagekit.runtime.queues import DeviceQueue, EngineQueue
-from stagekit.runtime.registry import Entry, Registry
+from stagekit.runtime.registry import Registry
 from stagekit.runtime.statistics import CallStatistics
-from stagekit.runtime.work import DONE, Frame, Request, Value, Work, nobody
+from stagekit.runtime.work import DONE, Entry, Frame, Request, Value, Work, nobody
 
 PATIENCE = 1.0
 """Seconds after its arrival by which a request without a deadline counts as due, so that it is not put off for ever."""
@@ -166,7 +166,7 @@ class Scheduler:
         while self._deadlines and self._deadlines[0][0] <= now:
             request = heappop(self._deadlines)[2]
             if not request.done:
-                late = f"not done {request.deadline - request.arrived:.3f} s after it came"  # type: ignore[operator]
+                late = f"not done {request.deadline - request.arrived:.3g} s after it came"  # type: ignore[operator]
                 self.cancel(request, DeadlineMissed(f"the request missed its deadline: {late}"))
 
     @property

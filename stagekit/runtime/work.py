@@ -1,8 +1,8 @@
-"""What flows through the scheduler: steps, frames, work and requests.
+"""What flows through the scheduler: steps, entries, frames, work and requests.
 
-A :class:`Step` is a call as programs state it, interned: programs that begin alike hold the same steps. A
-:class:`Work` is a step for one frame. (frame, step) names the same thing as the call's key (engine and keys of
-the inputs, down to the frame's), so no hash is computed while requests run.
+A :class:`Step` is a call as programs state it, interned: programs that begin alike, each an :class:`Entry`, hold the
+same steps. A :class:`Work` is a step for one frame. (frame, step) names the same thing as the call's key (engine and
+keys of the inputs, down to the frame's), so no hash is computed while requests run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from stagekit.runtime.statistics import Tally
 
 if TYPE_CHECKING:
     from stagekit.runtime.queues import EngineQueue
-    from stagekit.runtime.registry import Entry
 
 Value = Any
 """An engine's outputs: buffers, which only the driver looks into."""
@@ -48,6 +47,22 @@ class Step:
         """The content key of this call for a frame, as :func:`stagekit.runtime.program.call_keys` has it."""
         parts = [self.queue.digest, *(frame if s is None else f"{s.key(frame)}:{o}" for s, o in self.inputs)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A registered program.
+
+    Args:
+        steps: one a call, in the program's order.
+        result: the step that holds the result, and which of its outputs it is.
+        asked: how often it was asked for, as far as the tallies do not know it yet.
+    """
+
+    task: str
+    steps: tuple[Step, ...]
+    result: tuple[Step, int]
+    asked: int = 0
 
 
 class State(IntEnum):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stagekit.data.images import Pixels
 from stagekit.data.palette import IGNORE
-from stagekit.tune.recipe import AugmentSection
+from stagekit.tune.sections import AugmentSection
 
 Affine = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from stagekit.errors import UsageError
 from stagekit.models.prompted import PromptedNetwork
 from stagekit.tune.augment import Augment
 from stagekit.tune.batches import Draw, Images, Order, generator
-from stagekit.tune.recipe import TrainSection
+from stagekit.tune.sections import TrainSection
 
 
 class CachedFeatures:

@@ -16,7 +16,8 @@ from stagekit.models.registry import create, find
 from stagekit.models.spm import SPM
 from stagekit.models.weights import find_packaged_weights
 from stagekit.tune.bundled import BundledBackbone
-from stagekit.tune.recipe import BackboneSection, HeadSection, MethodSection, Recipe
+from stagekit.tune.recipe import Recipe
+from stagekit.tune.sections import BackboneSection, HeadSection, MethodSection
 
 Parts = tuple[BoundaryInfo, ...]
 

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from stagekit.errors import UsageError
-from stagekit.tune.recipe import Recipe, Section
+from stagekit.tune.recipe import Recipe
+from stagekit.tune.sections import Section
 
 _PATHS = (
     ("data", "folder"),
@@ -83,6 +84,8 @@ def _problem(kind: str, place: Sequence[int | str], message: str) -> str:
         section = known[part].annotation
         known = section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
     name = ".".join(keys)
+    if kind == "missing" and isinstance(place[-1], int):
+        return f"{name}: too few values, number {place[-1] + 1} is missing"
     if kind != "extra_forbidden":
         return f"{name or 'recipe'}: {message.removeprefix('Value error, ')}"
     strange = str(place[-1])

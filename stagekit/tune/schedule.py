@@ -6,8 +6,10 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from stagekit.errors import UsageError
+from stagekit.models.backbone import Backbone
 from stagekit.models.prompted import PromptedNetwork
-from stagekit.tune.recipe import TrainSection
+from stagekit.tune.sections import TrainSection
 
 
 def rate_factor(step: int, steps: int, warmup: int, power: float) -> float:
@@ -24,7 +26,7 @@ def rate_factor(step: int, steps: int, warmup: int, power: float) -> float:
 def create_optimizer(network: PromptedNetwork, train: TrainSection) -> Optimizer:
     """One group for each part and kind of parameter that learns; its peak rate is kept as ``peak``."""
     parts: list[tuple[list[nn.Module], float]] = [
-        ([network.backbone], train.lr_backbone),
+        *_backbone_rates(network.backbone, train),
         ([network.spms], train.lr_spm),
         ([network.head, network.auxiliary], train.lr_head),
     ]
@@ -42,6 +44,17 @@ def create_optimizer(network: PromptedNetwork, train: TrainSection) -> Optimizer
     return AdamW(groups)
 
 
+def _backbone_rates(backbone: Backbone, train: TrainSection) -> list[tuple[list[nn.Module], float]]:
+    """The backbone as a whole, or unit by unit where rates fall towards the input (arXiv 2106.08254)."""
+    if train.layer_decay == 1:
+        return [([backbone], train.lr_backbone)]
+    units = [unit for segment in backbone.segments for unit in segment.children()]
+    return [
+        ([unit], train.lr_backbone * train.layer_decay**behind)
+        for unit, behind in zip(units, reversed(range(len(units))), strict=True)
+    ]
+
+
 def set_rates(optimizer: Optimizer, factor: float) -> None:
     """Every group at ``factor`` of its peak."""
     for group in optimizer.param_groups:
@@ -52,10 +65,19 @@ def class_weights(choice: str | tuple[float, ...] | None, frequencies: torch.Ten
     """Weights (classes,) of the cross entropy, or None for equal ones.
 
     ``balanced`` is ``1 / sqrt(frequency)`` with a mean of 1 over the pixels; classes that do not occur get 0.
+
+    Raises:
+        UsageError: there are not as many as classes.
     """
     if choice is None:
         return None
     if not isinstance(choice, str):
+        if len(choice) != len(frequencies):
+            raise UsageError(
+                f"{len(frequencies)} classes need as many weights, got {len(choice)}",
+                where="train.class_weights",
+                remedy='give one for each, in the order of the classes, or "balanced"',
+            )
         return torch.tensor(choice)
     occurs = frequencies > 0
     raw = torch.where(occurs, frequencies.clamp(min=1e-12).rsqrt(), torch.zeros(()))

@@ -26,7 +26,7 @@ from stagekit.models.backbone import Backbone
 from stagekit.models.prompted import PromptedNetwork, PromptedOutput
 from stagekit.models.spm import SPMOutput
 from stagekit.partition.partition import partition_module
-from stagekit.quant.equalise import equalise
+from stagekit.quant.equalise import prepared
 from stagekit.quant.positions import weight_of
 from stagekit.quant.record import Calibration, load
 from stagekit.quant.scheme import QuantScheme, scheme_of
@@ -36,7 +36,7 @@ from stagekit.targets import load_profile
 from stagekit.tune.bundled import BundledBackbone, identity
 from stagekit.tune.graph_module import GraphModule
 from stagekit.tune.operators import dequantise, quantise
-from stagekit.tune.recipe import ThroughSection
+from stagekit.tune.sections import ThroughSection
 
 Range = tuple[float, float]
 
@@ -237,7 +237,7 @@ def _stages(
         record.check_stages(manifest, section.record or path)
         # Weights are mapped from their files, so what lies in a folder that goes away is read now.
         graphs = [(entry.name, read_graph(path, entry).held()) for entry in manifest.stages]
-    return [(name, equalise(graph) if record.equalised else graph) for name, graph in graphs]
+    return [(name, prepared(graph, record.equalised)) for name, graph in graphs]
 
 
 def _check_same(backbone: Backbone, manifest: StagesManifest, path: Path) -> None:

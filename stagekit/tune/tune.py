@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest, ThroughEntry
-from stagekit.data.dataset import Dataset
+from stagekit.data.dataset import Dataset, refuse
 from stagekit.data.layouts import open_dataset
 from stagekit.errors import VerificationFailed
 from stagekit.models.backbone import Backbone
@@ -66,6 +66,7 @@ def tune(
     """
     progress("checking the data set")
     dataset = open_dataset(recipe.data.kind, recipe.data.folder)
+    _check_splits(recipe, dataset)
     dataset.check(lambda done, total: progress(f"checking the data set: {done} of {total}"))
     frequencies = dataset.class_frequencies(recipe.data.train)
     progress("building the network")
@@ -137,6 +138,7 @@ def create_source(
     if not variants:
         batches = Batches(images, augment, options.batch, options.seed)
         return lambda start, end: load(batches, start, end, options.workers)
+    each = f", {variants} variants each" if variants > 1 else ""
     cached = cache_features(
         network.eval(),
         images,
@@ -144,7 +146,7 @@ def create_source(
         options,
         variants,
         device,
-        lambda done, total: progress(f"caching features: {done} of {total} images, {variants} variants each"),
+        lambda done, total: progress(f"caching features: {done} of {total} images{each}"),
     )
 
     def source(start: int, end: int) -> Iterator[tuple[Input, Tensor]]:
@@ -209,6 +211,17 @@ def _write(
             "written": time.strftime("%Y-%m-%d", time.gmtime()),
         },
         progress=progress,
+    )
+
+
+def _check_splits(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises DatasetError for splits that are missing: before learning, for ``test`` is read after it."""
+    named = {"train": recipe.data.train, "val": recipe.data.val, "test": recipe.data.test}
+    known = ("", *dataset.splits)
+    refuse(
+        [f"data.{key}: no split is called {name!r}" for key, name in named.items() if name not in known],
+        dataset.root,
+        f"there are: {', '.join(dataset.splits) or 'none'}; val and test may be left out: --set data.test=",
     )
 
 

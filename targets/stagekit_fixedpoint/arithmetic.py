@@ -119,12 +119,6 @@ class Rescale:
     rounding: Rounding = "half_even"
     style: Style = "shift"
 
-    @property
-    def is_identity(self) -> bool:
-        return self.style != "double" and all(
-            m == 1 << s if s >= 0 else False for m, s in zip(self.multiplier, self.shift, strict=True)
-        )
-
     def factors(self) -> list[Fraction]:
         """The exact real factors."""
         return [Fraction(m) / Fraction(2) ** s for m, s in zip(self.multiplier, self.shift, strict=True)]

@@ -56,7 +56,7 @@ def prepare(program: Program, step: Step) -> Callable[[list[Array]], Array]:
         weight, bias = (program.arrays[n].astype(np.float64) for n in (step.weight, step.bias))
         return lambda arrays: requantized(program, centred(arrays)[0] @ weight + bias, step.requantize, -1)
     if isinstance(step, p.Add):
-        factors = [float(r.factors()[0]) for r in step.rescales]
+        factors = [np.array([float(f) for f in r.factors()]) for r in step.rescales]
 
         def add(arrays: list[Array]) -> Array:
             left, right = centred(arrays)
@@ -67,7 +67,7 @@ def prepare(program: Program, step: Step) -> Callable[[list[Array]], Array]:
 
     def product(arrays: list[Array]) -> Array:
         left, right = centred(arrays)
-        return requantized(program, left @ right, step.requantize, -1)
+        return requantized(program, left @ right, step.requantize, program.tensors[step.output].axis)
 
     return product
 

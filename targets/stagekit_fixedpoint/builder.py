@@ -6,6 +6,7 @@ Rules (:mod:`~stagekit_fixedpoint.rules`) ask it for their inputs and add tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -66,12 +67,19 @@ class Builder:
             return Constant(_numbers(source.const_value.numpy()))
         raise Refused(f"tensor {name!r} has no quantisation; calibrate the graph for this profile")
 
-    def stored(self, node: ir.Node, index: int = 0, joined: bool = False) -> Tensor:
-        """An input that lies in memory as integers; with ``joined`` its batch may be joined with its rows."""
+    def stored(self, node: ir.Node, index: int = 0, joined: bool = False, exponents: bool = False) -> Tensor:
+        """An input that lies in memory as integers.
+
+        Args:
+            joined: its batch may be joined with its rows.
+            exponents: its channels may have exponents.
+        """
         value = self.value(node, index)
         if isinstance(value, Stored):
             if value.joined and not joined:
                 raise Refused("the batch is joined with the rows of its input; only Gemm and MatMul compute on that")
+            if value.tensor.exponents and not exponents:
+                raise Refused("the channels of its input have scales of their own, which only sums and norms read")
             return value.tensor
         source = node.inputs[index]
         what = "a constant" if isinstance(value, Constant) else "not quantised; calibrate the graph for this profile"
@@ -92,14 +100,14 @@ class Builder:
             raise Refused(f"{self.device.name} has no unit for {operator.replace('_', ' ')}")
 
     def new_tensor(self, name: str, shape: tuple[int, ...], fmt: Format, scale: float, zero_point: int) -> Tensor:
-        while name in self.tensors:
-            name += "'"
-        self.tensors[name] = Tensor(name, shape, fmt, scale, zero_point)
-        return self.tensors[name]
+        return self.like(Tensor(name, shape, fmt, scale, zero_point), name, shape)
 
     def like(self, source: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A new tensor in the format of another."""
-        return self.new_tensor(name, shape, source.format, source.scale, source.zero_point)
+        """A new tensor in the form of another."""
+        while name in self.tensors:
+            name += "'"
+        self.tensors[name] = replace(source, name=name, shape=shape)
+        return self.tensors[name]
 
     def array(self, name: str, values: Array) -> str:
         """Stores a constant array; returns the name it has in the program."""
@@ -123,12 +131,12 @@ class Builder:
 
     def convert(self, x: Tensor, out: Tensor, factor: float = 1.0) -> None:
         """Emits the change of format from one tensor to another."""
-        stage = factors.requantize(self.arithmetic, np.array(x.scale * factor), out, multiplier=factor != 1.0)
+        stage = factors.requantize(self.arithmetic, x.scales * factor, out, multiplier=factor != 1.0)
         self.emit(p.Convert(out.name, (x.name,), out.name, stage))
 
     def converted(self, x: Tensor, like: Tensor, name: str) -> str:
         """The name of ``x`` in the format of ``like``."""
-        if (x.format, x.scale, x.zero_point) == (like.format, like.scale, like.zero_point):
+        if x.form == like.form:
             return x.name
         out = self.like(like, name, x.shape)
         self.convert(x, out)

@@ -35,6 +35,8 @@ class Arithmetic:
         wide_bits: of activations that everything may write and all but products may read, as a residual stream needs
             them; of two activations that are multiplied the left one may be wide, and the array takes it in two
             passes, byte by byte. 0 for devices with one width.
+        channel_exponents: whether sums, LayerNorm and softmax may read, and anything but a convolution may write,
+            activations whose channels (for softmax: heads) count for different powers of two.
         bias_bits: 32 takes biases at the accumulator's scale; fewer are shifted left to it.
         accumulator_bits: of the running sum.
         accumulator_overflow: ``forbid`` refuses layers whose sum can leave it; ``wrap`` keeps the low bits;
@@ -62,6 +64,7 @@ class Arithmetic:
     unsigned_activations: bool = False
     multiplier_bits: int = 16
     wide_bits: int = 0
+    channel_exponents: bool = False
 
     def allows(self, fmt: Format) -> bool:
         """Whether activations can be stored in a format."""

@@ -28,9 +28,10 @@ def arithmetic_rule(operate: Callable[[Any, Any], Any]) -> Rule:
     def rule(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         left, right = builder.value(node, 0), builder.value(node, 1)
         op = node.op_type
+        two = isinstance(left, Stored) and isinstance(right, Stored)
         for index, side in enumerate((left, right)):
             if isinstance(side, Stored):
-                builder.stored(node, index)
+                builder.stored(node, index, exponents=two and op in ("Add", "Sub"))
         if isinstance(left, Constant) and isinstance(right, Constant):
             return (Constant(operate(left.real, right.real)),)
         for pending, constant in ((left, right), (right, left)):
@@ -38,7 +39,7 @@ def arithmetic_rule(operate: Callable[[Any, Any], Any]) -> Rule:
                 return (_folded(op, pending, constant, first=pending is left),)
         if isinstance(left, Pending) or isinstance(right, Pending):
             raise Refused("one of its inputs is not quantised; calibrate the graph for this profile")
-        if op == "Add" and isinstance(left, Stored) and isinstance(right, Stored):
+        if op in ("Add", "Sub") and isinstance(left, Stored) and isinstance(right, Stored):
             return (_sum(builder, node, left.tensor, right.tensor),)
         if op == "Mul" and isinstance(left, Stored) and isinstance(right, Stored) and left.tensor != right.tensor:
             return (_product(builder, node, left.tensor, right.tensor),)
@@ -81,25 +82,37 @@ def _folded(op: str, value: Pending, constant: Constant, first: bool) -> Pending
 
 def _sum(builder: Builder, node: ir.Node, left: Tensor, right: Tensor) -> Pending:
     builder.need("add")
-    if left.shape != right.shape:
-        raise Refused(f"the shapes {left.shape} and {right.shape} are not added without broadcasting")
-    return _pending_sum(builder, str(node.name), (left, right), (left.scale, right.scale), "")
+    if len(left.shape) != len(right.shape):
+        raise Refused(f"the shapes {left.shape} and {right.shape} are not added: one has more axes")
+    if node.op_type == "Sub":
+        return _pending_sum(builder, str(node.name), (left, right), (left.scales, -right.scales), "")
+    return _pending_sum(builder, str(node.name), (left, right), (left.scales, right.scales), "")
 
 
 def _pending_sum(
-    builder: Builder, name: str, terms: tuple[Tensor, ...], scales: tuple[float, ...], constant: str
+    builder: Builder, name: str, terms: tuple[Tensor, ...], scales: tuple[Reals, ...], constant: str
 ) -> Pending:
-    """Power-of-two devices align both terms to the finer scale; the others do as TFLite does."""
+    """Power-of-two devices align both terms to the finer scale; the others do as TFLite does.
+
+    Args:
+        scales: of the terms, one or one for each channel; negative ones subtract.
+    """
     shifts = builder.arithmetic.style == "shift"
-    unit = min(scales) if shifts else 2 * max(scales) / 2.0**ADD_LEFT
+    sizes = [np.abs(s) for s in scales]
+    ends = [float(end) for s in sizes for end in (s.min(), s.max())]
+    unit = min(ends) if shifts else 2 * max(ends) / 2.0**ADD_LEFT
     left = 0 if shifts else ADD_LEFT
-    rescales = tuple(factors.rescale(builder.arithmetic, np.array(s / (unit * 2.0**left))) for s in scales)
+    plain = [factors.rescale(builder.arithmetic, s / (unit * 2.0**left)) for s in sizes]
+    rescales = tuple(
+        r if s[0] > 0 else replace(r, multiplier=tuple(-m for m in r.multiplier))
+        for r, s in zip(plain, scales, strict=True)
+    )
     inputs = tuple(t.name for t in terms)
 
     def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
         return p.Add(name, inputs, output, rescales, left, constant, requantize)
 
-    return Pending(name, terms[0].shape, finish, np.array([unit]))
+    return Pending(name, np.broadcast_shapes(*(t.shape for t in terms)), finish, np.array([unit]))
 
 
 def _product(builder: Builder, node: ir.Node, left: Tensor, right: Tensor) -> Pending:
@@ -125,7 +138,7 @@ def _with_constant(builder: Builder, node: ir.Node, x: Tensor, constant: Constan
     if np.broadcast_shapes((1, *x.shape), stored.shape)[1:] != x.shape:
         raise Refused(f"a constant of shape {stored.shape} does not fit {x.shape}")
     if not multiply:
-        return _pending_sum(builder, name, (x,), (x.scale, float(scale[0])), key)
+        return _pending_sum(builder, name, (x,), (x.scales, scale), key)
 
     def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
         return p.Multiply(name, (x.name,), output, key, requantize)

@@ -57,9 +57,11 @@ def requantize(
 ) -> Requantize:
     """From an accumulator whose 1 stands for ``unit`` to a stored tensor, with a real clamp folded in."""
     fmt = target.format
+    if target.exponents and (low, high) != (-inf, inf):
+        raise Refused("it clamps channels that have scales of their own")
     lowest = fmt.lowest if low == -inf else clamp(low, target)
     highest = fmt.highest if high == inf else clamp(high, target)
-    factor = np.asarray(unit, np.float64) / target.scale
+    factor = np.asarray(unit, np.float64) / target.scales
     return Requantize(
         rescale(arithmetic, factor, multiplier), fmt, target.zero_point, lowest, highest, arithmetic.overflow
     )

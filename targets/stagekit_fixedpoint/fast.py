@@ -18,7 +18,7 @@ from functools import reduce
 
 import numpy as np
 
-from stagekit_fixedpoint import blas, kernels, reference, wide
+from stagekit_fixedpoint import blas, kernels, reference, self_test, wide
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import dtype_of
 from stagekit_fixedpoint.program import Array, Program, Step
@@ -42,7 +42,7 @@ class Fast:
 
     def __init__(self, program: Program, threads: int = 1) -> None:
         self.program = program
-        failed = kernels.self_test()
+        failed = self_test.self_test()
         self.choices: list[Choice] = []
         self._actions: list[Callable[[Values], None]] = []
         run: list[Step] = []
@@ -137,11 +137,17 @@ def _by_reference(program: Program, step: Step, values: Values) -> None:
 
 
 def _is_unary(program: Program, step: Step) -> bool:
-    return isinstance(step, p.Convert) or (isinstance(step, p.Lookup) and len(program.arrays[step.table]) == 1)
+    if isinstance(step, p.Convert):
+        return len(step.requantize.rescale.shift) == 1
+    return isinstance(step, p.Lookup) and len(program.arrays[step.table]) == 1
 
 
 def _is_binary(step: Step) -> bool:
-    return isinstance(step, p.Add | p.Multiply) and len(step.inputs) == 2
+    """A function of two numbers, the same for all channels."""
+    if not isinstance(step, p.Add | p.Multiply) or len(step.inputs) != 2:
+        return False
+    rescales = (step.requantize.rescale, *(step.rescales if isinstance(step, p.Add) else ()))
+    return all(len(r.shift) == 1 for r in rescales)
 
 
 def _codes(array: Array, lowest: int) -> Array:

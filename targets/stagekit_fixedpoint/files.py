@@ -36,7 +36,7 @@ def from_json(text: str, arrays: Mapping[str, Array]) -> Program:
     """
     data = json.loads(text)
     tensors = [
-        Tensor(t["name"], tuple(t["shape"]), Format(**t["format"]), t["scale"], t["zero_point"])
+        Tensor(**{**t, "shape": tuple(t["shape"]), "format": Format(**t["format"]), "exponents": tuple(t["exponents"])})
         for t in data["tensors"]
     ]
     return Program(

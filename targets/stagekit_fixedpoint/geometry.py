@@ -49,6 +49,16 @@ def output_size(
     return out[0], out[1]
 
 
+def ceiling(size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], pads: Pads) -> Pads:
+    """The padding with which ``ceil_mode`` is plain: a last window counts if it starts before the padding behind."""
+    ends = []
+    for n, k, s, before, after in zip(size, kernel, strides, pads[:2], pads[2:], strict=True):
+        count = ceil((n + before + after - k) / s) + 1
+        count -= (count - 1) * s >= n + before
+        ends.append(max(after, (count - 1) * s + k - n - before))
+    return pads[0], pads[1], ends[0], ends[1]
+
+
 def interpolation(positions: Reals, source: int, bits: int) -> Ints:
     """The (target, source) matrix of bilinear weights with ``bits`` fraction bits; every row sums to ``2**bits``."""
     matrix = np.zeros((len(positions), source), np.int64)

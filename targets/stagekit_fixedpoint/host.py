@@ -39,7 +39,7 @@ def hosted(builder: Builder, node: ir.Node, why: Refused) -> Hosted:
         if value is None:
             continue
         found, name = builder.value(node, index), str(value.name)
-        if isinstance(found, Stored) and not found.joined:
+        if isinstance(found, Stored) and not found.joined and not found.tensor.exponents:
             sources[name] = found.tensor
         elif isinstance(found, Constant):
             constants[name] = found.real.astype(np.float32 if found.real.dtype.kind == "f" else np.int64)

@@ -45,7 +45,7 @@ def observe(
         values[step.output] = _evaluated(program, step, arrays)
         out = program.tensors[step.output]
         real = reals.get(real_name(step.output))
-        found = (values[step.output] - out.zero_point) * out.scale
+        found = (values[step.output] - out.zero_point) * out.scale * 2.0 ** reference.along(out, out.exponents or (0,))
         noise = sqnr(real, found) if real is not None and real.shape == found.shape else None
         seen.append(Seen(_saturated(program, step, arrays), noise))
     return values, seen

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from stagekit_fixedpoint.arithmetic import Format, Requantize, Rescale
 
@@ -20,13 +21,29 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A stored tensor; ``real = scale * (stored - zero_point)``, and ``shape`` is without the batch."""
+    """A stored tensor; ``real = scale * (stored - zero_point)``, and ``shape`` is without the batch.
+
+    Args:
+        exponents: of a power of two by which each index along ``axis`` (counting the batch) counts for more.
+    """
 
     name: str
     shape: tuple[int, ...]
     format: Format
     scale: float
     zero_point: int = 0
+    exponents: tuple[int, ...] = ()
+    axis: int = -1
+
+    @property
+    def form(self) -> tuple[Format, float, int, tuple[int, ...]]:
+        """What its integers stand for; tensors of one form need no conversion."""
+        return self.format, self.scale, self.zero_point, self.exponents
+
+    @property
+    def scales(self) -> npt.NDArray[np.float64]:
+        """One, or one for each index along ``axis``."""
+        return self.scale * 2.0 ** np.array(self.exponents or (0,))
 
     @property
     def elements(self) -> int:
@@ -168,20 +185,27 @@ class Lookup(Step):
 
 @dataclass(frozen=True, slots=True)
 class Softmax(Step):
-    """Softmax over ``axis``; see :func:`stagekit_fixedpoint.transformer.softmax`."""
+    """Softmax over ``axis``; ``left`` is one for all, or one for each index along the input's own axis of exponents.
+
+    See :func:`stagekit_fixedpoint.transformer.softmax`.
+    """
 
     operator: ClassVar[str] = "softmax"
     axis: int
-    left: int
+    left: tuple[int, ...]
     unit: int
     requantize: Requantize
 
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm(Step):
-    """Integer LayerNorm over the last axis; see :func:`stagekit_fixedpoint.transformer.layer_norm`."""
+    """Integer LayerNorm over the last axis, of ``x << left`` where channels have exponents.
+
+    See :func:`stagekit_fixedpoint.transformer.layer_norm`.
+    """
 
     operator: ClassVar[str] = "layer_norm"
+    left: tuple[int, ...]
     gain: str
     offset: str
     epsilon: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite, log2
 from typing import Any
 
@@ -14,6 +15,9 @@ from stagekit_fixedpoint.program import Tensor
 from stagekit_fixedpoint.storing import store
 from stagekit_fixedpoint.values import Constant, Refused, Stored, Value
 
+MOST_EXPONENT = 8
+"""Bits by which LayerNorm and softmax shift what they read to the left at most."""
+
 TYPES = {"INT8": Format(8), "UINT8": Format(8, False), "INT16": Format(16), "UINT16": Format(16, False)}
 
 
@@ -21,22 +25,21 @@ def quantize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     """Stores what comes in; a float input of the graph becomes an input of the program."""
     source = node.inputs[0]
     assert source is not None
-    scale, zero_point, fmt = _parameters(builder, node)
+    form = _form(builder, node)
     name = str(node.outputs[0].name)
     if str(source.name) in builder.float_inputs and str(source.name) not in builder.values:
-        _check(builder, scale, zero_point, fmt)
-        shape = builder.float_inputs[str(source.name)]
-        tensor = builder.new_tensor(str(source.name), shape, fmt, scale, zero_point)
+        _check(builder, form)
+        tensor = builder.like(form, str(source.name), builder.float_inputs[str(source.name)])
         builder.inputs.append(tensor.name)
         builder.values[str(source.name)] = Stored(tensor)
         return (Stored(tensor),)
     value = builder.value(node, 0)
     if isinstance(value, Constant):
-        codes = np.rint(value.real / scale) + zero_point
-        stored = np.clip(codes, fmt.lowest, fmt.highest).astype(np.int64) - zero_point
-        return (Constant(stored * scale, stored, np.array([scale])),)
-    _check(builder, scale, zero_point, fmt)
-    return (store(builder, value, name, fmt, scale, zero_point),)
+        codes = np.rint(value.real / form.scale) + form.zero_point
+        stored = np.clip(codes, form.format.lowest, form.format.highest).astype(np.int64) - form.zero_point
+        return (Constant(stored * form.scale, stored, np.array([form.scale])),)
+    _check(builder, form)
+    return (store(builder, value, name, form),)
 
 
 def dequantize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
@@ -46,13 +49,12 @@ def dequantize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         return (value if value.stored is not None else _weights(builder, node, value),)
     if not isinstance(value, Stored):
         raise Refused("it reads something that is not stored as integers")
-    scale, zero_point, _ = _parameters(builder, node)
-    have = value.tensor
+    form, have = replace(_form(builder, node), format=value.tensor.format), value.tensor
     if have.name in builder.inputs and (have.scale, have.zero_point) == (1.0, 0):
-        _check(builder, scale, zero_point, have.format)
-        builder.tensors[have.name] = Tensor(have.name, have.shape, have.format, scale, zero_point)
+        _check(builder, form)
+        builder.tensors[have.name] = replace(form, name=have.name, shape=have.shape)
         return (Stored(builder.tensors[have.name]),)
-    if (scale, zero_point) != (have.scale, have.zero_point):
+    if form.form != have.form:
         raise Refused("its scale or zero point is not that of the QuantizeLinear before it")
     return (value,)
 
@@ -72,11 +74,11 @@ def _weights(builder: Builder, node: ir.Node, value: Constant) -> Constant:
     return Constant(real, stored.astype(np.int64), factors, axis)
 
 
-def _parameters(builder: Builder, node: ir.Node) -> tuple[float, int, Format]:
+def _form(builder: Builder, node: ir.Node) -> Tensor:
+    """What the node's integers stand for, as a tensor without name and shape."""
     scale, zero = builder.constant(node, 1), builder.constant(node, 2)
     assert scale is not None
-    if scale.real.size != 1:
-        raise Refused("activations with a scale for each channel are not stored by any profile")
+    real = np.asarray(scale.real, np.float64).reshape(-1)
     kind = "UINT8"
     if zero is not None:
         value = node.inputs[2]
@@ -85,7 +87,20 @@ def _parameters(builder: Builder, node: ir.Node) -> tuple[float, int, Format]:
         kind = ir.DataType(node.attributes.get_int("output_dtype", 0)).name
     if kind not in TYPES:
         raise Refused(f"integers of type {kind} are not stored by any profile")
-    return float(scale.real.reshape(())), 0 if zero is None else int(zero.real.reshape(())), TYPES[kind]
+    zeros = np.zeros(1, np.int64) if zero is None else zero.real.reshape(-1)
+    form = Tensor("", (), TYPES[kind], float(real.min()), int(zeros[0]))
+    if real.size == 1:
+        return form
+    if not builder.arithmetic.channel_exponents or zeros.any():
+        raise Refused(f"{builder.device.name} has one scale for all channels of an activation, and this one has more")
+    for factor in real:
+        _check_scale(builder, float(factor), "")
+    exponents = tuple(int(e) for e in np.log2(real / form.scale))
+    if max(exponents) > MOST_EXPONENT:
+        raise Refused(f"the scales of its channels differ by 2**{max(exponents)}; the most is 2**{MOST_EXPONENT}")
+    axis = node.attributes.get_int("axis", 1)
+    rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
+    return replace(form, exponents=exponents, axis=-1 if axis in (-1, rank - 1) else axis)
 
 
 def _type_name(value: Any, node: ir.Node) -> str:
@@ -100,10 +115,10 @@ def _type_name(value: Any, node: ir.Node) -> str:
     return "UNKNOWN"
 
 
-def _check(builder: Builder, scale: float, zero_point: int, fmt: Format) -> None:
+def _check(builder: Builder, form: Tensor) -> None:
     """Raises Refused unless the device stores activations in this form."""
-    a = builder.arithmetic
-    _check_scale(builder, scale, "")
+    a, fmt, zero_point = builder.arithmetic, form.format, form.zero_point
+    _check_scale(builder, form.scale, "")
     if not a.allows(fmt):
         kinds = f"int{a.activation_bits}" + (f" or uint{a.activation_bits}" if a.unsigned_activations else "")
         kinds += f" or int{a.wide_bits}" if a.wide_bits else ""

@@ -10,7 +10,7 @@ import numpy as np
 from stagekit_fixedpoint import host, transformer
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Format, Ints, saturate, wrap
-from stagekit_fixedpoint.program import Program, Step
+from stagekit_fixedpoint.program import Program, Step, Tensor
 
 Values = dict[str, Ints]
 
@@ -68,6 +68,13 @@ def convolution(program: Program, step: p.Convolution, arrays: list[Ints]) -> In
     return step.requantize(accumulated(program, total), axis=1)
 
 
+def along(tensor: Tensor, values: tuple[int, ...]) -> Ints:
+    """A number for each index along a tensor's axis of exponents, in the shape that its array takes them in."""
+    shape = [1] * (len(tensor.shape) + 1)
+    shape[tensor.axis if len(values) > 1 else -1] = len(values)
+    return np.array(values, np.int64).reshape(shape)
+
+
 def linear(program: Program, step: p.Linear, arrays: list[Ints]) -> Ints:
     (x,) = centred(program, step, arrays)
     return step.requantize(accumulated(program, x @ program.arrays[step.weight] + program.arrays[step.bias]))
@@ -75,7 +82,7 @@ def linear(program: Program, step: p.Linear, arrays: list[Ints]) -> Ints:
 
 def product(program: Program, step: p.Product, arrays: list[Ints]) -> Ints:
     left, right = centred(program, step, arrays)
-    return step.requantize(accumulated(program, left @ right))
+    return step.requantize(accumulated(program, left @ right), program.tensors[step.output].axis)
 
 
 def add(program: Program, step: p.Add, arrays: list[Ints]) -> Ints:
@@ -121,12 +128,14 @@ def lookup(program: Program, step: p.Lookup, arrays: list[Ints]) -> Ints:
 
 
 def softmax(program: Program, step: p.Softmax, arrays: list[Ints]) -> Ints:
-    return transformer.softmax(arrays[0], step.axis, step.left, step.unit, step.requantize)
+    left = along(program.tensors[step.inputs[0]], step.left)
+    return transformer.softmax(arrays[0], step.axis, left, step.unit, step.requantize)
 
 
 def normalize(program: Program, step: p.LayerNorm, arrays: list[Ints]) -> Ints:
+    x = arrays[0] << np.array(step.left or (0,))
     return transformer.layer_norm(
-        arrays[0], program.arrays[step.gain], program.arrays[step.offset], step.epsilon, step.requantize
+        x, program.arrays[step.gain], program.arrays[step.offset], step.epsilon, step.requantize
     )
 
 

@@ -6,7 +6,7 @@ import operator
 
 import onnx_ir as ir
 
-from stagekit_fixedpoint import elementwise, limits, moves, products, quantization, sequence, spatial, tables
+from stagekit_fixedpoint import elementwise, limits, moves, products, quantization, sequence, spatial, subpixel, tables
 from stagekit_fixedpoint.builder import Builder, RuleTable
 from stagekit_fixedpoint.values import Refused, Value
 
@@ -20,6 +20,10 @@ RULES: RuleTable = {
     "QuantizeLinear": quantization.quantize,
     "DequantizeLinear": quantization.dequantize,
     "Conv": products.conv,
+    "ConvTranspose": subpixel.conv_transpose,
+    "DepthToSpace": subpixel.depth_to_space,
+    "SpaceToDepth": subpixel.space_to_depth,
+    "BatchNormalization": products.batch_norm,
     "MatMul": products.matmul,
     "Gemm": products.gemm,
     "Add": elementwise.arithmetic_rule(operator.add),
@@ -30,6 +34,7 @@ RULES: RuleTable = {
     **dict.fromkeys(("Relu", "Clip"), elementwise.clip),
     "Min": limits.minimum,
     **{name: tables.function_rule(function) for name, function in tables.FUNCTIONS.items()},
+    "PRelu": tables.prelu,
     "Cast": tables.cast,
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), spatial.max_pool),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), spatial.average_pool),

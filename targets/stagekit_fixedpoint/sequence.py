@@ -23,18 +23,20 @@ GAIN_BITS = 15
 
 def softmax(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     builder.need("softmax")
-    x = builder.stored(node)
+    x = builder.stored(node, exponents=True)
     axis = node.attributes.get_int("axis", -1) % (len(x.shape) + 1)
     if axis == 0:
         raise Refused("a softmax over the batch is not computed")
+    if x.exponents and axis == x.axis % (len(x.shape) + 1):
+        raise Refused("what it adds up has a scale for each index")
     left = max(0, EXP_UNIT_BITS + ceil(log2(x.scale)))
     unit = round(2.0**left / x.scale)
     if unit < 2:
         raise Refused(f"the scale {x.scale!r} is too coarse for an exponential; quantise its input more finely")
-    name = str(node.name)
+    name, lefts = str(node.name), tuple(left + e for e in x.exponents or (0,))
 
     def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
-        return p.Softmax(name, (x.name,), output, axis, left, unit, requantize)
+        return p.Softmax(name, (x.name,), output, axis, lefts, unit, requantize)
 
     return (Pending(name, x.shape, finish, np.array([2.0**-SOFTMAX_BITS])),)
 
@@ -42,7 +44,9 @@ def softmax(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 def layer_norm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     """Gain and offset are integers in a common unit of ``2**-GAIN_BITS`` of the largest gain, a power of two."""
     builder.need("layer_norm")
-    x = builder.stored(node)
+    x = builder.stored(node, exponents=True)
+    if x.exponents and x.axis != -1:
+        raise Refused("the scales of its input are not along its channels")
     if node.attributes.get_int("axis", -1) not in (-1, len(x.shape)) or len(node.outputs) > 1:
         raise Refused("only a LayerNorm over the last axis is computed")
     gamma, beta = builder.constant(node, 1), builder.constant(node, 2)
@@ -61,6 +65,6 @@ def layer_norm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     epsilon = round((node.attributes.get_float("epsilon", 1e-5) or 0.0) * count**3 / x.scale**2)
 
     def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
-        return p.LayerNorm(name, (x.name,), output, keys[0], keys[1], min(epsilon, 2**60), requantize)
+        return p.LayerNorm(name, (x.name,), output, x.exponents, keys[0], keys[1], min(epsilon, 2**60), requantize)
 
     return (Pending(name, x.shape, finish, np.array([unit])),)

@@ -9,7 +9,7 @@ from stagekit.graph.resize import COORDINATES, nearest_indices, source_positions
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
 from stagekit_fixedpoint.builder import Builder
-from stagekit_fixedpoint.geometry import Pads, interpolation, output_size, pads_of, pair
+from stagekit_fixedpoint.geometry import Pads, ceiling, interpolation, output_size, pads_of, pair
 from stagekit_fixedpoint.program import Step, Tensor
 from stagekit_fixedpoint.values import Pending, Refused, Stored, Value
 
@@ -37,7 +37,7 @@ def average_pool(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     x = builder.stored(node)
     if node.op_type == "AveragePool":
         kernel, strides, pads = _window(node, x)
-        if any(pads) and not node.attributes.get_int("count_include_pad", 0):
+        if any(pads) and not _counts_padding(node):
             raise Refused("means that leave out the padding differ from place to place")
         return (_mean(builder, node, x, kernel, strides, pads, squeeze=False),)
     whole = (x.shape[1], x.shape[2]) if len(x.shape) == 3 else (0, 0)
@@ -51,6 +51,12 @@ def average_pool(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     return (_mean(builder, node, x, whole, (1, 1), (0, 0, 0, 0), squeeze=not keep),)
 
 
+def _counts_padding(node: ir.Node) -> bool:
+    """Whether a mean divides by the same number everywhere; what ``ceil_mode`` adds behind is never counted."""
+    counted = bool(node.attributes.get_int("count_include_pad", 0))
+    return counted and not node.attributes.get_int("ceil_mode", 0)
+
+
 def _mean(
     builder: Builder,
     node: ir.Node,
@@ -61,23 +67,26 @@ def _mean(
     squeeze: bool,
 ) -> Pending:
     builder.need("average_pool")
-    size = output_size(x.shape[1:], kernel, strides, pads)
+    shape = (x.shape[0], *output_size(x.shape[1:], kernel, strides, pads))
     name = str(node.name)
-    if squeeze:
-        raise Refused("means that drop their axes are not computed; keepdims = 1 and a Flatten are")
 
     def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
-        return p.SumPool(name, (x.name,), output, kernel, strides, pads, requantize)
+        if not squeeze:
+            return p.SumPool(name, (x.name,), output, kernel, strides, pads, requantize)
+        kept = builder.like(builder.tensors[output], f"{output}/kept", shape)
+        builder.emit(p.SumPool(name, (x.name,), kept.name, kernel, strides, pads, requantize))
+        return p.Reshape(f"{name}/dropped", (kept.name,), output, shape[:1])
 
     unit = np.array([x.scale / (kernel[0] * kernel[1])])
-    return Pending(name, (x.shape[0], *size), finish, unit, multiplier=True)
+    return Pending(name, shape[:1] if squeeze else shape, finish, unit, multiplier=True)
 
 
 def _window(node: ir.Node, x: Tensor) -> tuple[tuple[int, int], tuple[int, int], Pads]:
-    if node.attributes.get_int("ceil_mode", 0):
-        raise Refused("ceil_mode is not computed")
     kernel, strides = pair(node, "kernel_shape"), pair(node, "strides")
-    return kernel, strides, pads_of(node, x.shape[1:], kernel, strides, (1, 1))
+    pads = pads_of(node, x.shape[1:], kernel, strides, (1, 1))
+    if node.attributes.get_int("ceil_mode", 0):
+        pads = ceiling(x.shape[1:], kernel, strides, pads)
+    return kernel, strides, pads
 
 
 def resize(builder: Builder, node: ir.Node) -> tuple[Value, ...]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from stagekit_fixedpoint import factors, host
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint.arithmetic import Format
 from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.limits import emit_limits
 from stagekit_fixedpoint.program import Tensor
@@ -16,30 +15,32 @@ from stagekit_fixedpoint.tables import store_table
 from stagekit_fixedpoint.values import Hosted, Joined, Pending, Refused, Stored, Tabulated, Value
 
 
-def store(builder: Builder, value: Value, name: str, fmt: Format, scale: float, zero_point: int) -> Stored:
-    """A value in the format of the QuantizeLinear behind it."""
+def store(builder: Builder, value: Value, name: str, form: Tensor) -> Stored:
+    """A value in the form of the QuantizeLinear behind it; of ``form``, name and shape say nothing."""
     if isinstance(value, Stored):
         x = value.tensor
-        if (x.format, x.scale, x.zero_point) == (fmt, scale, zero_point):
+        if x.form == form.form:
             return value
-        out = builder.new_tensor(name, x.shape, fmt, scale, zero_point)
+        out = builder.like(form, name, x.shape)
         builder.convert(x, out)
         return Stored(out, value.joined)
     if isinstance(value, Pending):
-        out = builder.new_tensor(name, value.shape, fmt, scale, zero_point)
+        out = builder.like(form, name, value.shape)
         complete(builder, value, out)
         return Stored(out, value.joined)
+    if form.exponents:
+        raise Refused("only sums of products, and sums, are stored with a scale for each channel")
     if isinstance(value, Joined):
-        out = builder.new_tensor(name, value.shape, fmt, scale, zero_point)
+        out = builder.like(form, name, value.shape)
         parts = [builder.converted(part, out, f"{name}/{i}") for i, part in enumerate(value.parts)]
         builder.emit(p.Concatenate(value.name, tuple(parts), out.name, value.axis))
         return Stored(out)
     if isinstance(value, Tabulated):
-        out = builder.new_tensor(name, value.source.shape, fmt, scale, zero_point)
+        out = builder.like(form, name, value.source.shape)
         store_table(builder, value, out)
         return Stored(out)
     if isinstance(value, Hosted):
-        out = builder.new_tensor(name, value.shape, fmt, scale, zero_point)
+        out = builder.like(form, name, value.shape)
         host.emit(builder, value, out)
         return Stored(out)
     raise Refused("a constant needs no quantisation at run time")
@@ -47,6 +48,9 @@ def store(builder: Builder, value: Value, name: str, fmt: Format, scale: float, 
 
 def complete(builder: Builder, value: Pending, out: Tensor) -> None:
     """Emits the step of a pending accumulator, and those of its limits by channel."""
+    rank = len(out.shape) + 1
+    if out.exponents and out.axis % rank != value.axis % rank:
+        raise Refused(f"it is not stored with a scale for each index along the axis {out.axis}")
     if value.limits is not None:
         wider = builder.like(out, f"{out.name}/unlimited", out.shape)
         complete(builder, replace(value, limits=None), wider)

@@ -42,6 +42,8 @@ def _as_table(value: Value) -> Tabulated:
     if isinstance(value, Tabulated):
         return value
     if isinstance(value, Stored) and not value.joined:
+        if value.tensor.exponents:
+            raise Refused("the channels of its input have scales of their own; a table reads one scale")
         return Tabulated.of(value.tensor)
     raise Refused("its input is not quantised; calibrate the graph for this profile")
 
@@ -105,6 +107,16 @@ def _gelu(node: ir.Node, x: Reals) -> Reals:
     return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
 
 
+def prelu(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    """A constant slope below zero: one, or one for each of few channels."""
+    builder.need("table")
+    slope = builder.constant(node, 1)
+    assert slope is not None
+    if slope.real.size > CHANNEL_TABLES:
+        raise Refused(f"a slope for each of {slope.real.size} channels takes as many tables; {CHANNEL_TABLES} are kept")
+    return (tabulated(builder.value(node, 0), slope, lambda x, s: np.where(x < 0, s * x, x), "PRelu"),)
+
+
 def _number(node: ir.Node, name: str, default: float) -> float:
     return float(node.attributes.get_float(name, default) or 0.0)
 
@@ -118,6 +130,10 @@ FUNCTIONS: dict[str, Callable[[ir.Node, Reals], Reals]] = {
     "HardSigmoid": lambda n, x: np.clip(_number(n, "alpha", 0.2) * x + _number(n, "beta", 0.5), 0, 1),
     "LeakyRelu": lambda n, x: np.where(x < 0, _number(n, "alpha", 0.01) * x, x),
     "Elu": lambda n, x: np.where(x < 0, _number(n, "alpha", 1.0) * np.expm1(np.minimum(x, 0)), x),
+    "Selu": lambda n, x: (
+        _number(n, "gamma", 1.0507010) * np.where(x < 0, _number(n, "alpha", 1.6732632) * np.expm1(np.minimum(x, 0)), x)
+    ),
+    "Mish": lambda _, x: x * np.tanh(np.logaddexp(0, x)),
     "Softplus": lambda _, x: np.logaddexp(0, x),
     "Exp": lambda _, x: np.exp(x),
     "Abs": lambda _, x: np.abs(x),

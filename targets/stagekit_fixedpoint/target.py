@@ -30,7 +30,7 @@ from stagekit_fixedpoint.observe import observe
 from stagekit_fixedpoint.program import Array, Program, Tensor
 from stagekit_fixedpoint.report import report
 
-ENGINE_REVISION = 3
+ENGINE_REVISION = 4
 """Counts changes to what :meth:`FixedPointTarget.compile` writes; enters every key."""
 
 FILES = ("program.json", "arrays.npz")

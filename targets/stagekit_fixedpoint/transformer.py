@@ -36,7 +36,7 @@ def exponential(difference: Ints, unit: int) -> Ints:
     return np.asarray(value >> np.minimum(whole + max(0, 2 * unit.bit_length() - EXP_BITS), 62))
 
 
-def softmax(x: Ints, axis: int, left: int, unit: int, requantize: Requantize) -> Ints:
+def softmax(x: Ints, axis: int, left: Ints, unit: int, requantize: Requantize) -> Ints:
     """Softmax over an axis, with one division for each row.
 
     Args:

@@ -44,7 +44,8 @@ def proven(program: Program, step: Step) -> str:
     if stage.rescale.rounding != "floor" or stage.overflow != "wrap":
         return ""
     if isinstance(step, p.Add):
-        aligned = not step.constant and not step.left and all(_shifts(r, -14, 0) for r in step.rescales)
+        alike = len({t.shape for t in tensors}) == 1
+        aligned = alike and not step.constant and not step.left and all(_shifts(r, -14, 0) for r in step.rescales)
         return "the sum of two shifted 16-bit values fits 32 bits" if aligned and stage.rescale.shift[0] < 32 else ""
     weight = program.arrays[step.weight]
     terms = weight[0].size if isinstance(step, p.Convolution) else len(weight)

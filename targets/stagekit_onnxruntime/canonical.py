@@ -8,18 +8,16 @@ outputs need them and named after that order; names from the source graph are ke
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 import onnx_ir as ir
 
 
-def make_canonical(path: Path, known_names: Collection[str]) -> None:
-    """Rewrites an ONNX file, with its nodes in canonical order and canonical names for new ones.
+def make_canonical(model: ir.Model, known_names: Collection[str]) -> None:
+    """Puts a model's nodes in canonical order and gives new ones canonical names.
 
     Args:
         known_names: of the source graph's nodes and tensors.
     """
-    model = ir.load(path)
     graph = model.graph
     order = _in_order_of_need(graph)
     graph.remove(list(graph))
@@ -31,7 +29,6 @@ def make_canonical(path: Path, known_names: Collection[str]) -> None:
         for index, value in enumerate(node.outputs):
             if id(value) not in edges and value.name and value.name not in known_names:
                 value.name = f"{node.op_type}:{number}:{index}"
-    ir.save(model, path)
 
 
 def _in_order_of_need(graph: ir.Graph) -> list[ir.Node]:

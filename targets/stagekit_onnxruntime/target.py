@@ -19,16 +19,21 @@ from stagekit.blob import check_blob
 from stagekit.calls import ThreadEngine
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
-from stagekit.graph.spec import BATCH, TensorSpec
+from stagekit.graph.spec import BATCH, BLOCKED, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
+from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_onnxruntime.engine import OrtCall
 
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 2
+ENGINE_REVISION = 4
 """Counts changes to what :meth:`OnnxRuntimeTarget.compile` writes; enters every key."""
+
+SLOW_OPTIMISERS = ("MatMulAddFusion",)
+"""Left out in f32: of a product and a sum it makes a Gemm, which first writes the bias over the whole output
+(a ViT-S/14 takes 1 % longer)."""
 
 INLINE_LIMIT = 3 * 2**29
 """Bytes of weights above which they go beside the graph: a protobuf message ends at 2 GB, and padding to
@@ -75,8 +80,11 @@ class OnnxRuntimeTarget:
         return 1
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
-        """The plain form alone: its kernels compute in their own blocked layout, and no other order is nearer to it."""
-        return [spec]
+        """The plain form; maps also in the groups of channels in which its convolutions compute."""
+        from stagekit_onnxruntime.blocked import blocked_form
+
+        blocked = blocked_form(spec) if profile.precision == "f32" else None
+        return [spec, blocked] if blocked else [spec]
 
     def compile(
         self,
@@ -87,7 +95,10 @@ class OnnxRuntimeTarget:
         workdir: Path,
         progress: Progress,
     ) -> EngineBlob:
+        import onnx_ir as ir
+
         from stagekit.graph.edges import with_edges
+        from stagekit_onnxruntime.blocked import block_edges, group_size
         from stagekit_onnxruntime.canonical import make_canonical
 
         vendor = _vendor()
@@ -108,10 +119,13 @@ class OnnxRuntimeTarget:
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         progress(f"onnxruntime optimises {graph.source}")
         try:
-            formed = with_edges(graph, inputs, outputs)
+            formed = with_edges(graph, _plain(inputs, graph.inputs), _plain(outputs, graph.outputs))
             formed.save(source)
-            _session(vendor, source, options)
-            make_canonical(engine, _names(formed))
+            _session(vendor, source, options, SLOW_OPTIMISERS if profile.precision == "f32" else ())
+            model = ir.load(engine)
+            block_edges(model, inputs, outputs, group_size())
+            make_canonical(model, _names(formed))
+            ir.save(model, engine)
         except _vendor_errors(vendor) as error:
             raise CompileError(f"onnxruntime cannot build it: {_first_line(error)}", where=graph.source) from error
         finally:
@@ -144,6 +158,11 @@ class OnnxRuntimeTarget:
         batches = tuple(blob.metadata["batches"])
         call = OrtCall(session, blob.inputs, blob.outputs, batches)
         return ThreadEngine(str(path), blob.inputs, blob.outputs, batches, lambda: call)
+
+
+def _plain(wanted: Sequence[TensorSpec], have: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The edges in the forms that a graph can be given; blocked ones come into being behind the optimiser."""
+    return [own if want.layout == BLOCKED else want for want, own in zip(wanted, have, strict=True)]
 
 
 def _names(graph: Graph) -> set[str]:
@@ -209,14 +228,13 @@ def _share_arena(vendor: ModuleType) -> None:
     vendor.create_and_register_allocator(vendor.OrtMemoryInfo("Cpu", kind, 0, use), None)
 
 
-def _session(vendor: ModuleType, path: Path, options: Any) -> Any:
-    # Without fallback: its retry prints to stdout. The optimiser left out would make integers, with one scale a weight,
-    # of products that were kept in floats between integers.
+def _session(vendor: ModuleType, path: Path, options: Any, without: Sequence[str] = ()) -> Any:
+    # Without fallback: its retry prints to stdout.
     return vendor.InferenceSession(
         str(path),
         options,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=["WeightBiasQuantization"],
+        disabled_optimizers=[*ONNXRUNTIME_OPTIMISERS, *without],
         enable_fallback=0,
     )
 

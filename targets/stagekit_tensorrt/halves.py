@@ -8,6 +8,7 @@ normalisation and reductions, and the frame's own normalisation. A graph keeps t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -58,8 +59,8 @@ def in_half(graph: Graph, precision: str) -> Graph:
     Raises:
         CompileError: a weight does not fit into the type's range.
     """
-    conversion = _Conversion(_at_opset(graph, HALVES[precision][2]), precision)
-    return graph.with_model(conversion.run())
+    model = _at_opset(graph, HALVES[precision][2])
+    return graph.with_model(_Conversion(model, graph.source, precision).run())
 
 
 def exact_nodes(body: ir.Graph) -> set[int]:
@@ -84,12 +85,12 @@ def exact_nodes(body: ir.Graph) -> set[int]:
 
 
 class _Conversion:
-    """One run over one graph."""
+    """One run over one model, which it changes."""
 
-    def __init__(self, graph: Graph, precision: str) -> None:
-        self.model = graph.edit()
-        self.body = self.model.graph
-        self.source = graph.source
+    def __init__(self, model: ir.Model, source: str, precision: str) -> None:
+        self.model = model
+        self.body = model.graph
+        self.source = source
         self.half, self.numpy_type, _ = HALVES[precision]
         self.limit = float(ml_dtypes.finfo(self.numpy_type).max)  # type: ignore[no-untyped-call]
         self.made: dict[tuple[int, ir.DataType], ir.Value] = {}
@@ -174,30 +175,36 @@ def _changeable(node: ir.Node, half: ir.DataType, opset: int) -> Iterable[int]:
     """The inputs whose element type the operator leaves open and half precision may fill (Resize's scales: no)."""
     if node.domain not in ("", "ai.onnx"):
         return []
-    schema = onnx.defs.get_schema(node.op_type, opset)
+    takes = _takes(node.op_type, opset, half)
+    return [i for i in range(len(node.inputs)) if takes[min(i, len(takes) - 1)]]
+
+
+@cache  # onnx makes these anew at every question
+def _takes(operator: str, opset: int, half: ir.DataType) -> tuple[bool, ...]:
+    """Whether an operator's inputs may be in half, by its definition; the last may stand for several."""
+    schema = onnx.defs.get_schema(operator, opset)
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-    formals = [schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in range(len(node.inputs))]
-    return [i for i, name in enumerate(formals) if f"tensor({half.name.lower()})" in allowed.get(name, ())]
+    return tuple(f"tensor({half.name.lower()})" in allowed.get(i.type_str, ()) for i in schema.inputs)
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
     return None if value is None else value.dtype
 
 
-def _at_opset(graph: Graph, least: int) -> Graph:
-    """The graph with an opset of at least ``least``; onnx's own converter rewrites the operators that changed.
+def _at_opset(graph: Graph, least: int) -> ir.Model:
+    """A copy with an opset of at least ``least``; onnx's own converter rewrites the operators that changed.
 
     Raises:
         CompileError: it cannot.
     """
     opset = graph.body.opset_imports[""]
     if opset >= least:
-        return graph
+        return graph.edit()
     if all(_only_gained_types(node, opset, least) for node in graph.body):
         model = graph.edit()
         model.graph.opset_imports[""] = least
         model.ir_version = max(model.ir_version or 0, 10)
-        return graph.with_model(model)
+        return model
     try:
         converted = onnx.version_converter.convert_version(graph.proto(), least)
     except Exception as error:  # the converter raises whatever its C++ side throws
@@ -206,12 +213,19 @@ def _at_opset(graph: Graph, least: int) -> Graph:
             where=graph.source,
             remedy=f"export with opset {least}",
         ) from error
-    return inferred(graph.with_model(from_proto(converted, graph.source).model))
+    return inferred(graph.with_model(from_proto(converted, graph.source).model)).edit()
 
 
 def _only_gained_types(node: ir.Node, opset: int, least: int) -> bool:
     """Whether a node means the same in both opsets as it is written."""
     if node.op_type in CHANGED_SINCE_18 or node.domain not in ("", "ai.onnx"):
         return node.domain not in ("", "ai.onnx")
-    old, new = (onnx.defs.get_schema(node.op_type, version) for version in (opset, least))
-    return set(node.attributes) <= set(new.attributes) and len(old.inputs) == len(new.inputs)
+    (_, before), (attributes, after) = (_signature(node.op_type, version) for version in (opset, least))
+    return set(node.attributes) <= attributes and before == after
+
+
+@cache
+def _signature(operator: str, opset: int) -> tuple[frozenset[str], int]:
+    """The attributes of an operator and the number of its inputs."""
+    schema = onnx.defs.get_schema(operator, opset)
+    return frozenset(schema.attributes), len(schema.inputs)

@@ -1,7 +1,9 @@
 """``python -m stagekit_tensorrt.import_kit KIT``: checks plans that were built elsewhere and stores them.
 
-Each plan must be there, belong to the kit's ONNX file and, where a GPU is, give the golden outputs. It is stored
-under the key that ``stagekit compile`` looks for with the same builder, version and device.
+Each plan must be there, belong to the kit's ONNX file and, where the GPU and version are that it is for, give the
+golden outputs. It is stored under the key that ``stagekit compile`` looks for with the same builder, version and
+device, in the store that STAGEKIT_STORE names. Exit code 4: a plan is missing or not the kit's; 5: it computes
+something else.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.errors import BundleError, StagekitError, VerificationFailed
+from stagekit.errors import BundleError, EngineError, StagekitError, VerificationFailed
 from stagekit.graph import TensorSpec
 from stagekit.store import EngineKey, Store
 from stagekit.target import EngineBlob, HostBuffer, Profile
@@ -35,33 +37,67 @@ LABEL_AGREEMENT = 0.99
 
 
 def import_kit(folder: Path, store: Store, progress: Any = print) -> dict[str, str]:
-    """Stores every plan of a kit; returns the engines' digests by graph.
+    """Stores every sound plan of a kit; returns the engines' digests by graph.
+
+    Args:
+        progress: told of each graph.
 
     Raises:
         BundleError: no kit, or a plan or its result is missing or belongs to another ONNX file.
         VerificationFailed: a plan does not give the golden outputs.
+        EngineError: the runtime here refuses a plan. Of these the first is raised when all others are stored.
     """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BundleError(f"expected a kit's manifest: {error.strerror}", where=path) from error
+    except ValueError as error:
         raise BundleError(f"expected a kit's manifest: {error}", where=path) from error
     if manifest.get("schema") != SCHEMA:
         raise BundleError(f"expected schema {SCHEMA}, found {manifest.get('schema')!r}", where=path)
     data = {k: v for k, v in manifest["profile"].items() if k != "name"}
     profile = parse_profile(data, manifest["profile"]["name"], str(path))
-    target, stored = TensorRtTarget(), {}
-    runs_here = target.probe().run
+    target = TensorRtTarget()
+    stored: dict[str, str] = {}
+    failures: list[StagekitError] = []
     for entry in manifest["graphs"]:
-        result = read_result(folder, entry)
-        facts = sidecar.metadata(profile, result, entry["nodes"])
-        key = _key(entry, profile, target, facts)
-        blob = store.get_or_build(key, _copying(folder, entry, facts, result)).blob
+        try:
+            digest, remark = _import(folder, entry, profile, target, store)
+        except (BundleError, VerificationFailed, EngineError) as error:
+            progress(f"{entry['graph']}: NOT STORED: {error.what}")
+            failures.append(error)
+        else:
+            stored[entry["graph"]] = digest
+            progress(f"{entry['graph']}: {digest[:12]}{remark}")
+    if failures:
+        raise failures[0]
+    return stored
+
+
+def _import(
+    folder: Path, entry: Mapping[str, Any], profile: Profile, target: TensorRtTarget, store: Store
+) -> tuple[str, str]:
+    """Stores one plan unless it is there; returns its digest, and a remark where it was not run."""
+    result = read_result(folder, entry)
+    facts = sidecar.metadata(profile, result, entry["nodes"])
+    key = _key(entry, profile, target, facts)
+    here = {"toolchain": target.toolchain(profile), "device": target.device(profile)}
+    gpu = sidecar.gpu_of(profile)
+    runs_here = target.probe().run and sidecar.misfit(facts, here, gpu) is None
+
+    def build(workdir: Path) -> EngineBlob:
+        """What does not give the golden outputs never gets into the store."""
+        shutil.copyfile(folder / f"{entry['name']}.plan", workdir / sidecar.PLAN)
+        report = {"built": "from a kit", "seconds": result["seconds"], "warnings": result["warnings"]}
+        blob = EngineBlob(workdir, (sidecar.PLAN,), key.inputs, key.outputs, facts, report)
         if runs_here:
             check_golden(folder, entry, blob, profile, target)
-        stored[entry["graph"]] = key.digest
-        progress(f"{entry['graph']}: {key.digest[:12]}" + ("" if runs_here else " (not run: no GPU here)"))
-    return stored
+        return blob
+
+    cached = store.get_or_build(key, build).cached
+    found = f"here is {gpu.name}, {here['toolchain']}" if gpu else "there is no GPU here"
+    return key.digest, " (already there)" if cached else "" if runs_here else f" (not run: {found})"
 
 
 def read_result(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +112,12 @@ def read_result(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         raise BundleError("this plan has not been built", where=plan, remedy="python -m builder .")
     digest = hashlib.sha256(plan.read_bytes()).hexdigest()
     if written.is_file():
-        result: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        try:
+            result: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BundleError(
+                f"expected what the builder writes: {error}", where=written, remedy="build it again"
+            ) from error
         if result["sha256"] != digest:
             raise BundleError("the plan is not the one that its result describes", where=plan, remedy="build it again")
         if result["onnx_sha256"] != entry["onnx_sha256"]:
@@ -159,25 +200,16 @@ def _key(entry: Mapping[str, Any], profile: Profile, target: TensorRtTarget, fac
     )
 
 
-def _copying(folder: Path, entry: Mapping[str, Any], facts: dict[str, Any], result: Mapping[str, Any]) -> Any:
-    def build(workdir: Path) -> EngineBlob:
-        shutil.copyfile(folder / f"{entry['name']}.plan", workdir / sidecar.PLAN)
-        report = {"built": "from a kit", "seconds": result["seconds"], "warnings": result["warnings"]}
-        specs = _specs(entry["inputs"]), _specs(entry["outputs"])
-        return EngineBlob(workdir, (sidecar.PLAN,), *specs, facts, report)
-
-    return build
-
-
 def _specs(data: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec.from_dict(spec) for spec in data)
 
 
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
-    if len(arguments) != 1:
-        print(__doc__, file=sys.stderr)
-        return 2
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(__doc__, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     try:
         import_kit(Path(arguments[0]), Store.default())
     except StagekitError as error:

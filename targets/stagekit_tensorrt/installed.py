@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
@@ -22,6 +23,7 @@ REMEDY = (
 )
 
 
+@cache  # a search through all packages, and each engine asks several times
 def installed_version(builder: str) -> str:
     """The version of a builder's package; empty where it is not installed."""
     for name in DISTRIBUTIONS[builder]:

@@ -40,7 +40,8 @@ class KernelCache:
                     self._kept = self.path.read_bytes()
                     runtime_cache.deserialize(self._kept)
             config.set_runtime_cache(self._cache)
-        return vendor_engine.create_execution_context(config), config
+            # Kernels are compiled here, into a cache of which nobody says that two threads may fill it.
+            return vendor_engine.create_execution_context(config), config
 
     def save(self) -> None:
         """Writes the file at one stroke where something was added; a folder that cannot be written is no error."""

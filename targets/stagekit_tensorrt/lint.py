@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +87,24 @@ def _bytes(node: ir.Node) -> Iterator[str]:
 
 def _types(node: ir.Node, opset: int) -> Iterator[str]:
     """Inputs that must be of one type are; TensorRT converts nothing by itself."""
-    schema = onnx.defs.get_schema(node.op_type, opset)
+    formals = _formals(node.op_type, opset)
     bound: dict[str, ir.Value] = {}
     for index, value in enumerate(node.inputs):
-        if value is None or value.dtype is None or not schema.inputs:
+        if value is None or value.dtype is None or not formals:
             continue
-        formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-        if not formal.is_homogeneous and index >= len(schema.inputs) - 1:
+        name, homogeneous = formals[min(index, len(formals) - 1)]
+        if not homogeneous and index >= len(formals) - 1:
             continue
-        other = bound.setdefault(formal.type_str, value)
-        if other.dtype != value.dtype and "(" not in formal.type_str:
+        other = bound.setdefault(name, value)
+        if other.dtype != value.dtype and "(" not in name:
             a, b = (f"{v.name!r} {v.dtype.name.lower()}" for v in (other, value) if v.dtype is not None)
             yield f"its inputs differ in type ({a}, {b}); put a Cast before one of them"
+
+
+@cache  # onnx makes these anew at every question
+def _formals(operator: str, opset: int) -> tuple[tuple[str, bool], ...]:
+    """The type of each input as the operator's definition calls it, and whether a variadic one has it throughout."""
+    return tuple((i.type_str, i.is_homogeneous) for i in onnx.defs.get_schema(operator, opset).inputs)
 
 
 def _quantization(node: ir.Node) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsInt
 
 from stagekit.errors import EngineError, TargetUnavailable
 from stagekit.store import Store
@@ -80,8 +81,9 @@ def _deserialise(trt: ModuleType, row: Differences, path: Path, version_compatib
     if row.checks_plans:
         validity, diagnostics = runtime.get_engine_validity(content)
         if validity == trt.EngineValidity.INVALID:
+            reasons = ", ".join(_reasons(dict(trt.EngineInvalidityDiagnostics.__members__), diagnostics))
             raise EngineError(
-                f"TensorRT-RTX finds the plan invalid here (diagnostics {diagnostics:#x}){last_words(log)}",
+                f"TensorRT-RTX finds the plan invalid here ({reasons or 'it gives no reason'}){last_words(log)}",
                 where=path,
                 remedy="update the GPU's driver, or set compute_capability in the profile and compile again",
             )
@@ -89,6 +91,10 @@ def _deserialise(trt: ModuleType, row: Differences, path: Path, version_compatib
     if engine is None:
         raise EngineError(f"TensorRT cannot load the plan{last_words(log)}", where=path, remedy="compile it again")
     return engine, runtime, log
+
+
+def _reasons(bits: Mapping[str, SupportsInt], diagnostics: int) -> list[str]:
+    return [name.lower().replace("_", " ") for name, bit in bits.items() if diagnostics & int(bit)]
 
 
 _opened: dict[tuple[int, int], Cuda] = {}

@@ -7,6 +7,7 @@ whether a plan is handed over.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ FORMAT = 1
 
 PLAN = "engine.plan"
 AMPERE = 80
+BUILD_AGAIN = "build it again: stagekit compile ... --target tensorrt"
 
 
 def toolchain(profile: Profile) -> str:
@@ -30,7 +32,13 @@ def toolchain(profile: Profile) -> str:
 
 
 def toolchain_of(builder: str, version: str) -> str:
-    return f"{builder} {version} engine {FORMAT}"
+    """Of a version its numbers alone: a package calls itself ``10.13.3.9.post1``, the library in it ``10.13.3.9``."""
+    return f"{builder} {_numbers(version)} engine {FORMAT}"
+
+
+def _numbers(version: str) -> str:
+    found = re.match(r"\d+(\.\d+)*", version)
+    return found[0] if found else version
 
 
 def device(profile: Profile) -> str:
@@ -114,37 +122,54 @@ def metadata(profile: Profile, result: Mapping[str, Any], counts: Mapping[str, i
     }
 
 
-def check(blob: EngineBlob, here: Mapping[str, str], gpu: Gpu | None) -> None:
-    """Refuses a plan that this machine's runtime must not see.
+def misfit(found: Mapping[str, Any], here: Mapping[str, str], gpu: Gpu | None) -> tuple[str, str] | None:
+    """Why this machine's runtime must not see a plan, and the way out; ``None`` where it may.
 
     Args:
+        found: the plan's metadata.
         here: ``toolchain`` and ``device`` as they are now.
         gpu: that would run it; ``None`` where there is none, which is for the caller to report.
+    """
+    if found.get("format") != FORMAT:
+        return f"expected a record of format {FORMAT}, found {found.get('format')!r}", BUILD_AGAIN
+    for key, value in here.items():
+        if found.get(key) != value and not (key == "toolchain" and _takes_later(found, value)):
+            return f"the engine was made with {key} {found.get(key)!r}, here it is {value!r}", BUILD_AGAIN
+    runs_on = found["compute_capabilities"]
+    if gpu is not None and not (gpu.capability in runs_on if runs_on else gpu.capability >= AMPERE):
+        wanted = ", ".join(map(str, runs_on)) or f"{AMPERE} and later"
+        return (
+            f"the engine is for compute capability {wanted}; {gpu.name} has {gpu.capability}",
+            f"set compute_capability to {gpu.capability} in the profile and compile again",
+        )
+    return None
+
+
+def _takes_later(found: Mapping[str, Any], toolchain: str) -> bool:
+    """Whether a plan was built to be loaded by later TensorRT of its major version, and that is what is here.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/version-compatibility.html
+    """
+    if found["builder"] != "tensorrt" or not found["options"].get("version_compatible"):
+        return False
+    name, _, rest = toolchain.partition(" ")
+    built, present = (
+        [int(number) for number in _numbers(version).split(".") if number]
+        for version in (found["version"], rest.partition(" ")[0])
+    )
+    return name == "tensorrt" and built[:1] == present[:1] and built <= present
+
+
+def check(blob: EngineBlob, here: Mapping[str, str], gpu: Gpu | None) -> None:
+    """Refuses a plan that this machine's runtime must not see; see :func:`misfit`.
 
     Raises:
         EngineError: another version or device, or its bytes are not those that were built.
     """
-    found = blob.metadata
-    remedy = "build it again: stagekit compile ... --target tensorrt"
-    if found.get("format") != FORMAT:
-        raise EngineError(
-            f"expected a record of format {FORMAT}, found {found.get('format')!r}", where=blob.root, remedy=remedy
-        )
-    for key, value in here.items():
-        if found.get(key) != value:
-            raise EngineError(
-                f"the engine was made with {key} {found.get(key)!r}, here it is {value!r}",
-                where=blob.root,
-                remedy=remedy,
-            )
-    runs_on = found["compute_capabilities"]
-    if gpu is not None and not (gpu.capability in runs_on if runs_on else gpu.capability >= AMPERE):
-        wanted = ", ".join(map(str, runs_on)) or f"{AMPERE} and later"
-        raise EngineError(
-            f"the engine is for compute capability {wanted}; {gpu.name} has {gpu.capability}",
-            where=blob.root,
-            remedy=f"set compute_capability to {gpu.capability} in the profile and compile again",
-        )
+    found, remedy = blob.metadata, BUILD_AGAIN
+    wrong = misfit(found, here, gpu)
+    if wrong is not None:
+        raise EngineError(wrong[0], where=blob.root, remedy=wrong[1])
     for name, size, digest in zip(blob.files, found["bytes"], found["sha256"], strict=True):
         path = blob.root / name
         actual = path.stat().st_size if path.is_file() else None

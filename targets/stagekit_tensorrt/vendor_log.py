@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from functools import cache
 from types import ModuleType
 from typing import Protocol
 
@@ -16,8 +17,14 @@ class VendorLog(Protocol):
     errors: deque[str]
 
 
+@cache
 def vendor_log(trt: ModuleType) -> VendorLog:
-    """A logger for a runtime; it must outlive it. TensorRT's own would print to the caller's terminal."""
+    """The logger of all runtimes of a module; TensorRT's own would print to the caller's terminal.
+
+    Parts of the library keep the first logger that they see for as long as the process runs, and tell the runtimes
+    that bring another so; a runtime keeps alive no other than its own. So there is one, and it stays.
+    https://docs.nvidia.com/deeplearning/tensorrt/api/c_api/classnvinfer1_1_1_i_logger.html
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -37,5 +44,5 @@ def vendor_log(trt: ModuleType) -> VendorLog:
 
 
 def last_words(log: VendorLog | None) -> str:
-    """The latest error, to end a message with."""
+    """The latest error of any engine, to end a message with."""
     return f": {log.errors[-1]}" if log is not None and log.errors else ""

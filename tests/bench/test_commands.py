@@ -123,14 +123,19 @@ def test_a_mix_and_a_trace_of_arrivals(stagekit: Run, deployed: Path, data: Path
     mix, arrivals = tmp_path / "mix.toml", tmp_path / "arrivals.csv"
     mix.write_text('[[request]]\ntasks = ["sea"]\n[[request]]\ntasks = ["land", "sea"]\nimages = "own"\n')
     arrivals.write_text("seconds,tasks,image\n0,sea,p1\n0.01,land+sea,\n0.02,land,p0\n")
-    given = ("--mix", mix, "--arrivals", arrivals, "--closed-loop", 2, "--no-accuracy")
+    given = ("--mix", mix, "--arrivals", arrivals, "--closed-loop", 2, "--no-accuracy", "--slo", 1e6)
     done = stagekit("bench", deployed, "--data", data, "-o", tmp_path, *QUICK, *given)
     assert done.code == 0, done.err
     result = results.read(tmp_path / "tiny.json")
     assert [s.scenario for s in result.scenarios] == ["ClosedLoop", "Arrivals"]
-    assert result.mix == ("1 x sea", "1 x land + sea (an image each)")
-    assert len(result.scenarios[1].samples.latency) == 3
-    assert set(result.scenarios[0].samples.request) == {0, 1}
+    asked = ("1 x sea", "1 x land + sea (an image each)")
+    assert result.mix == (*asked, "1 x sea", "1 x land + sea", "1 x land")
+    loop, arrived = result.scenarios
+    assert set(loop.samples.request) == {0, 1}
+    assert arrived.samples.request == (2, 3, 4)
+    assert [s.figures["within_slo"].value for s in result.scenarios] == [1.0, 1.0]
+    page = (tmp_path / "index.html").read_text()
+    assert all(kind in page for kind in result.mix)
 
 
 def test_the_second_deployment_is_compared_with_the_first(
@@ -256,6 +261,12 @@ def test_report_reads_only_results_of_its_schema(stagekit: Run, tmp_path: Path) 
     assert (done.code, "its schema is 0, expected 1" in done.err) == (4, True)
     assert stagekit("report").code == 2
     results.write(made("new"), path)
+    assert "mIoU %" in stagekit("report", path).out, "one is summed up"
+    results.write(made("newer", 0.006), tmp_path / "newer.json")
+    compared = stagekit("report", path, tmp_path / "newer.json").out
+    assert [*compared.splitlines()[0].split()] == ["deployment", "figure", "new", "newer", "better", "by", "sure"]
+    assert "SingleStream p50" in compared
+    assert "-20.0 %" in compared
     assert stagekit("report", path, "--fail-above", "much").code == 2
     assert stagekit("report", path, "-o", tmp_path / "x.pdf").code == 2
     for name in ("x.html", "x.md", "x.csv"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stagekit.bench.mix import everything, read_arrivals, read_mix, samples
+from stagekit.bench.mix import everything, read_arrivals, read_mix, recorded, samples
 from stagekit.errors import UsageError
 
 KNOWN = ("landcover", "sea")
@@ -72,6 +72,13 @@ def test_arrivals_begin_at_zero_and_keep_their_distances(file: Path) -> None:
     assert [first.seconds, second.seconds, third.seconds] == [0.0, 0.25, 0.5]
     assert first.sample.parts == ((1, ("sea",)),)
     assert second.sample.parts == ((1, ("landcover", "sea")),)
+
+
+def test_each_set_of_tasks_that_arrives_is_a_kind_of_its_own(file: Path) -> None:
+    file.write_text("seconds,tasks\n0,sea\n1,landcover+sea\n2,sea\n")
+    arrivals = read_arrivals(file, KNOWN, ["a"], kind=4)
+    assert [a.sample.request for a in arrivals] == [4, 5, 4]
+    assert [str(kind) for kind in recorded(arrivals)] == ["2 x sea", "1 x landcover + sea"]
 
 
 @pytest.mark.parametrize(

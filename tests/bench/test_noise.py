@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from stagekit.bench.memory import forget_peak, peak, resident
 from stagekit.bench.noise import judged, probe
 from stagekit.bench.results import NoiseProbe
+from stagekit.bench.statistics import levels
 
 QUIET = NoiseProbe(share=0.99, rate=1e9)
 
@@ -23,6 +26,14 @@ def test_a_neighbour_is_flagged() -> None:
 def test_another_clock_and_unsteady_medians_are_flagged() -> None:
     assert "speed changed by 20 %" in judged(QUIET, NoiseProbe(share=1.0, rate=0.8e9), 0.0).reasons[0]
     assert "30 % apart" in judged(QUIET, QUIET, 0.3).reasons[0]
+
+
+def test_openings_may_differ_by_several_percent_and_no_more() -> None:
+    near, far = (np.repeat([1.0, step, 1.0], 10) for step in (1.06, 1.5))
+    found = [judged(QUIET, QUIET, 0.01, levels(run, [0, 10, 20])) for run in (near, far)]
+    assert [n.noisy for n in found] == [False, True]
+    assert found[1].reasons == ("medians of openings lie 50 % apart",)
+    assert levels(near, [0]) is None
 
 
 def test_the_loop_gets_a_share_of_the_cores() -> None:

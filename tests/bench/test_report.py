@@ -49,6 +49,18 @@ def test_every_chart_and_table_has_something_to_show() -> None:
         assert {len(row) for row in table.rows} == {len(table.headings)}
 
 
+def test_kinds_of_requests_have_percentiles_of_their_own() -> None:
+    plain = made("a")
+    (single,) = plain.scenarios
+    slow = [k % 2 for k in range(len(single.samples.latency))]
+    latency = tuple(0.02 if k else 0.01 for k in slow)
+    samples = single.samples.model_copy(update={"latency": latency, "request": tuple(slow)})
+    mixed = {"mix": ("3 x sea", "1 x land"), "scenarios": (single.model_copy(update={"samples": samples}),)}
+    found = {t.title: t for t in tables([plain.model_copy(update=mixed)])}["Requests of the mix"]
+    assert [(row[2].text, row[4].value) for row in found.rows] == [("3 x sea", 0.01), ("1 x land", 0.02)]
+    assert "Requests of the mix" not in {t.title for t in tables([plain])}
+
+
 def test_nothing_is_drawn_of_what_was_not_measured() -> None:
     bare = made("a").model_copy(
         update={
@@ -145,4 +157,4 @@ def test_an_emulated_device_is_summed_up_by_what_it_is_modelled_to_take() -> Non
     row = next(t for t in tables([partly]) if t.title == "Emulated devices").rows[0]
     assert [c.text for c in row] == ["dpu", "dpu-b4096", "2", DASH, f"5 (4.9{DASH}5.1)"], "emulating takes 5 ms here"
     assert charts([partly])[0].data[0]["x"] == [2.0]
-    assert warnings([emulated]) == ["dpu is emulated here (modelled for dpu-b4096): measured times are the emulator's"]
+    assert warnings([emulated]) == ["dpu emulates a device: measured times are the emulator's"]

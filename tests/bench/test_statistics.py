@@ -39,6 +39,8 @@ def test_the_intervals_width_is_that_of_theory() -> None:
     values = np.random.default_rng(2).normal(10.0, 1.0, 4000)
     low, high = bootstrap(values)
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(math.pi / 8000), rel=0.35)
+    low, high = bootstrap(values, None)
+    assert high - low == pytest.approx(2 * 1.96 / math.sqrt(4000), rel=0.15), "the mean's"
 
 
 def test_the_interval_covers_what_another_opening_gives() -> None:
@@ -71,6 +73,18 @@ def test_what_slows_both_cancels_in_a_ratio() -> None:
     assert high - low < 0.1
     with pytest.raises(ValueError, match="do not pair"):
         ratio([1.0, 2.0], [1.0])
+
+
+def test_a_ratios_interval_covers_what_other_openings_give() -> None:
+    rng = np.random.default_rng(6)
+    covered = {True: 0, False: 0}
+    for trial in range(150):
+        above, below = ((rng.normal(10.0, 0.5, 6)[:, None] + rng.normal(0.0, 0.2, (6, 20))).ravel() for _ in range(2))
+        for whole in (True, False):
+            _, low, high = ratio(above, below, range(0, 120, 20) if whole else (), resamples=200, seed=trial)
+            covered[whole] += low <= 1.0 <= high
+    assert 0.90 <= covered[True] / 150 <= 1.0
+    assert covered[False] / 150 < 0.6, "rounds that are taken to be independent promise too much"
 
 
 def test_a_drift_shows_in_the_spread() -> None:

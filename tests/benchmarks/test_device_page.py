@@ -66,11 +66,21 @@ def test_measured_modelled_and_missing_are_told_apart(device_page: Any) -> None:
 
 
 def test_what_was_measured_beside_other_work_is_listed(device_page: Any) -> None:
-    text = device_page.page(data(row("fast", noisy=["others took 50 % of the processor"]), row("slow")))
-    assert "> - Net, fast: others took 50 % of the processor" in text
-    assert "| fast | – † |" in text, "a time that means nothing is not shown"  # noqa: RUF001
+    told = ["others took 15 % of the processor"]
+    rough, useless = row("rough", noisy=told, share=0.85), row("useless", noisy=told, share=0.5)
+    text = device_page.page(data(rough, useless, row("slow")))
+    assert "> - Net, rough: others took 15 % of the processor" in text
+    assert "| rough | ≈ 20 † |" in text
+    assert "| useless | – † |" in text, "a time that means nothing is not shown"  # noqa: RUF001
     assert "| slow | 20 (18–22) |" in text  # noqa: RUF001
     assert "Net, slow:" not in text
+
+
+def test_rows_of_another_machine_say_so(device_page: Any) -> None:
+    usual, other = "2 cores of Some CPU, 2026-01-01", "4 cores of Another, 2026-02-02"
+    text = device_page.page(data(row("a", where=usual), row("b", model="Large", where=other)))
+    assert text.count("Measured elsewhere") == 1
+    assert "Measured elsewhere: 4 cores of Another, 2026-02-02." in text.partition("## Large")[2]
 
 
 def test_bars_are_as_long_as_times(device_page: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,15 @@ import onnx_ir as ir
 import pytest
 from stagekit_onnxruntime import OnnxRuntimeTarget
 
-from stagekit.build.compile import compile, resolve_profile
-from stagekit.build.deploy import compile_bundles
+from stagekit.build.compile import LOCK, compile, resolve_profile
+from stagekit.build.deploy import compile_bundles, compile_into
 from stagekit.build.engines import Builder
 from stagekit.bundle import MANIFEST, DeployManifest, StagesManifest, read_graph, read_manifest
 from stagekit.errors import BundleError, CompileError, UsageError
 from stagekit.graph import Graph
 from stagekit.session import Session
 from stagekit.store import Store
+from stagekit.store.lock import held
 from stagekit.target import Unsupported
 from stagekit.targets import get, load_profile
 
@@ -190,6 +193,32 @@ def test_replacing_a_task_of_a_deployment_removes_its_old_engines(zoo: Any, stor
     left = {p.name for p in (tmp_path / "d.deploy" / "engines").iterdir()}
     assert not left & {e.digest for e in made.engines if e.graph.startswith("sea/")}
     assert left >= {s.engine for s in made.manifest.stages}
+
+
+def test_two_that_add_to_one_deployment_take_turns(zoo: Any, store: Path, tmp_path: Path) -> None:
+    deployment = tmp_path / "d.deploy"
+    compile([zoo.stages], profile="ort-f32", output=deployment)
+    waits = threading.Event()
+
+    def heard(text: str) -> None:
+        if text.startswith("waiting for process"):
+            waits.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with held(deployment / LOCK, heard):  # as one who adds "land" has it, whose manifest is yet to be written
+            builder = Builder(get("onnxruntime"), load_profile("ort-f32"), Store(store))
+            second = pool.submit(compile, [zoo.tasks["sea"]], into=deployment, progress=heard)
+            assert waits.wait(60)
+            compile_into(deployment, [zoo.tasks["land"]], builder)
+        second.result()
+    assert {t.name for t in read_manifest(deployment, DeployManifest).tasks} == {"land", "sea"}
+    assert {p.name for p in deployment.iterdir()} == {MANIFEST, "engines"}
+
+
+@pytest.mark.parametrize("name", ["my tiles (2)", "n" * 200])
+def test_folders_of_any_name_make_deployments(zoo: Any, store: Path, tmp_path: Path, name: str) -> None:
+    made = compile([zoo.stages], profile="ort-f32", output=tmp_path / f"{name}.deploy")
+    assert made.manifest == read_manifest(tmp_path / f"{name}.deploy", DeployManifest)
 
 
 def test_an_engine_flipped_in_the_store_is_built_again(zoo: Any, store: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_a_new_bundle_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "x.task"
-    with writing(target) as folder:
+    with writing(target, "task") as folder:
         (folder / MANIFEST).write_text(BUNDLE)
         assert not target.exists()
     assert contents(tmp_path) == {f"deep/x.task/{MANIFEST}": BUNDLE}
@@ -35,7 +35,7 @@ def test_a_new_bundle_appears_whole(tmp_path: Path) -> None:
 def test_an_old_bundle_is_replaced_whole_and_not_before_the_end(tmp_path: Path) -> None:
     target = tmp_path / "x.task"
     for name in ("old", "new"):
-        with writing(target) as folder:
+        with writing(target, "task") as folder:
             (folder / MANIFEST).write_text(BUNDLE)
             (folder / name).write_text(name)
             assert (target / "old").exists() == (name == "new")
@@ -52,7 +52,7 @@ def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path, error: 
         target.mkdir()
         (target / MANIFEST).write_text(BUNDLE)
     old = contents(tmp_path)
-    with pytest.raises(type(error)), writing(target) as folder:
+    with pytest.raises(type(error)), writing(target, "task") as folder:
         (folder / "half").write_text("half")
         raise error
     assert contents(tmp_path) == old
@@ -60,7 +60,7 @@ def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path, error: 
 
 
 def test_a_full_disk_is_a_bundle_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="No space left") as raised, writing(tmp_path / "x.task"):
+    with pytest.raises(BundleError, match="No space left") as raised, writing(tmp_path / "x.task", "task"):
         raise OSError(28, "No space left on device")
     assert raised.value.exit_code == 4
     assert not list(tmp_path.iterdir())
@@ -74,20 +74,31 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(tmp_path: Path, manifest:
     if manifest:
         (target / MANIFEST).write_text(manifest)
     before = contents(tmp_path)
-    with pytest.raises(BundleError, match="will not be overwritten"), writing(target):
+    with pytest.raises(BundleError, match="will not be overwritten"), writing(target, "task"):
+        pytest.fail("the block ran")
+    assert contents(tmp_path) == before
+
+
+def test_a_bundle_of_another_kind_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "lite0.stages"
+    target.mkdir()
+    (target / MANIFEST).write_text(json.dumps({"schema": 1, "kind": "stages"}))
+    (target / "weights.bin").write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(BundleError, match="of kind 'stages', not 'deploy'"), writing(target, "deploy"):
         pytest.fail("the block ran")
     assert contents(tmp_path) == before
 
 
 def test_a_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "x.task").write_text("precious")
-    with pytest.raises(BundleError, match="will not be overwritten"), writing(tmp_path / "x.task"):
+    with pytest.raises(BundleError, match="will not be overwritten"), writing(tmp_path / "x.task", "task"):
         pytest.fail("the block ran")
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "x.task").mkdir()
-    with writing(tmp_path / "x.task") as folder:
+    with writing(tmp_path / "x.task", "task") as folder:
         (folder / "a").write_text("a")
     assert contents(tmp_path) == {"x.task/a": "a"}
 
@@ -97,13 +108,16 @@ def test_a_read_only_place_is_a_bundle_error(tmp_path: Path, monkeypatch: pytest
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", denied)
-    with pytest.raises(BundleError, match="cannot write there: Permission denied"), writing(tmp_path / "x.task"):
+    with (
+        pytest.raises(BundleError, match="cannot write there: Permission denied"),
+        writing(tmp_path / "x.task", "task"),
+    ):
         pytest.fail("the block ran")
 
 
 def test_a_place_below_a_file_is_a_bundle_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="cannot write there"), writing(tmp_path / "file" / "x.task"):
+    with pytest.raises(BundleError, match="cannot write there"), writing(tmp_path / "file" / "x.task", "task"):
         pytest.fail("the block ran")
 
 
@@ -119,7 +133,7 @@ def test_a_replacement_that_fails_puts_the_old_bundle_back(tmp_path: Path, monke
         return true_rename(self, to)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(BundleError, match="Input/output error"), writing(target) as folder:
+    with pytest.raises(BundleError, match="Input/output error"), writing(target, "task") as folder:
         (folder / "new").write_text("new")
     assert contents(tmp_path) == {f"x.task/{MANIFEST}": BUNDLE}
 

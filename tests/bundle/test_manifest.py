@@ -206,10 +206,6 @@ def test_a_boundary_knows_its_width() -> None:
         _ = Boundary(name="t", tensors=(TensorSpec("t", "float32", ("batch", 5)),)).channels
 
 
-def test_boundaries_are_found_by_name() -> None:
-    assert [STAGES.boundary_index(n) for n in ("stem", "stage1", "stage9")] == [0, 1, -1]
-
-
 @pytest.mark.parametrize(
     ("text", "plain"),
     [

@@ -128,7 +128,7 @@ def test_the_verbs_from_calibration_to_audit(
     zoo: Any, labelled: Folder, tmp_path: Path, stagekit: Callable[..., Any]
 ) -> None:
     record, data = tmp_path / "v.calib", labelled.root
-    made = stagekit("calibrate", zoo.stages, "--task", zoo.tasks["land"], "--data", data, "-o", record, "--json")
+    made = stagekit("calibrate", zoo.stages, zoo.tasks["land"], "--data", data, "-o", record, "--json")
     assert made.code == 0
     assert made.json["data"][0]["images"] == 5
     assert [t["name"] for t in made.json["tasks"]] == ["land"]
@@ -144,7 +144,7 @@ def test_the_verbs_from_calibration_to_audit(
     )
     assert [t["name"] for t in extended.json["tasks"]] == ["land", "sea"]
     analysed = stagekit(
-        *("calibrate", zoo.stages, "--task", zoo.tasks["land"], "--data", data, "-o", record),
+        *("calibrate", zoo.stages, zoo.tasks["land"], "--data", data, "-o", record),
         *("--analyze", "--max-drop", "20", "--profile", "ort-int8", "--json"),
     )
     assert analysed.code == 0
@@ -169,7 +169,7 @@ def test_nodes_named_by_pattern_stay_in_floats(
 def test_labels_missing_for_a_mode_that_needs_them(
     zoo: Any, pictures: Path, tmp_path: Path, stagekit: Callable[..., Any]
 ) -> None:
-    arguments = ("--task", zoo.tasks["land"], "--data", pictures, "-o", tmp_path / "x.calib", "--analyze")
+    arguments = (zoo.tasks["land"], "--data", pictures, "-o", tmp_path / "x.calib", "--analyze")
     result = stagekit("calibrate", zoo.stages, *arguments)
     assert result.code == 2
     assert "needs labels" in result.err
@@ -187,9 +187,7 @@ def test_what_cannot_end_well_is_told_before_images_run(
     zoo: Any, labelled: Folder, tmp_path: Path, stagekit: Callable[..., Any], options: Any, code: int, message: str
 ) -> None:
     record = tmp_path / "x.calib"
-    result = stagekit(
-        "calibrate", zoo.stages, "--task", zoo.tasks["land"], "--data", labelled.root, "-o", record, *options
-    )
+    result = stagekit("calibrate", zoo.stages, zoo.tasks["land"], "--data", labelled.root, "-o", record, *options)
     assert result.code == code
     assert message in result.err
     assert not record.exists()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -288,6 +290,27 @@ def test_a_store_that_cannot_be_written_is_said_and_leaves_nothing(
     assert not (tmp_path / "d.deploy").exists()
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("Unable to allocate 99 GiB")])
+def test_a_full_disk_or_memory_is_a_message(
+    deployment: Path, stagekit: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("stagekit.data.images.write_mask", fail)
+    done = stagekit("run", deployment, photo, "-o", tmp_path / "out")
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert error.args[-1] in done.err
+    assert stagekit("run", deployment, photo, "-o", tmp_path / "out", "--json").json["error"] == type(error).__name__
+
+
+def test_names_out_of_a_file_cannot_speak_to_the_terminal() -> None:
+    from stagekit.cli.console import table
+
+    assert table(["t"], [["a\x1b[31mred\nb"]]).splitlines()[-1] == "a\\x1b[31mred\\nb"
+
+
 def test_what_is_not_a_bundle_is_not_overwritten(zoo: Any, stagekit: Run, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("dear")
@@ -312,3 +335,16 @@ def test_targets_lists_each_with_profiles_or_a_reason(stagekit: Run) -> None:
     assert rows["onnxruntime"]["run"] is True
     assert "ort-f32" in rows["onnxruntime"]["profiles"]
     assert all(r["run"] or r["reason"] for r in rows.values())
+
+
+def test_options_are_listed_once_each_under_their_headings() -> None:
+    from click.testing import CliRunner
+
+    from stagekit.cli.bench import SECTIONS, command
+
+    text = CliRunner().invoke(command, ["--help"]).output
+    found = [text.index(f"\n{heading}:\n") for heading in (*SECTIONS, "Options")]
+    assert found == sorted(found)
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert {name for names in SECTIONS.values() for name in names} < {p.name for p in options}
+    assert all(len(re.findall(rf"^  (?:-\w, )?{p.opts[-1]}\b", text, re.MULTILINE)) == 1 for p in options)

@@ -14,6 +14,8 @@ from PIL import Image
 from stagekit_calib import calibrate, from_iterable, open_chain
 from stagekit_calib.chain import OrtGraph
 from stagekit_fixedpoint import reference
+from stagekit_fixedpoint.__main__ import main as write_memory
+from stagekit_fixedpoint.files import from_json
 from stagekit_fixedpoint.target import load_program
 
 from stagekit.build.compile import compile
@@ -111,6 +113,32 @@ def test_inspect_with_images_fills_saturation_and_noise(zoo: Any, folder: Path, 
     real = OrtGraph(chain.graphs[first.name]).run([frames])[0][0]
     expected = sqnr(real, stored * program.tensors[name].scale)
     assert reports[first.name]["layers"][-1]["sqnr_db"] == pytest.approx(expected, abs=0.01)
+
+
+def test_memory_images_of_all_stages_replay_a_picture(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    Image.fromarray(picture(30)).save(tmp_path / "picture.png")
+    output = deploy(zoo, folder, "dpu-b4096-zcu104")
+    given = [str(output), "-o", str(tmp_path / "memory"), "--image", str(tmp_path / "picture.png")]
+    CliRunner().invoke(write_memory, given, catch_exceptions=False)
+    before = None
+    for stage in read_manifest(output, DeployManifest).stages:
+        made = tmp_path / "memory" / stage.name
+        program = from_json((made / "program.json").read_text(), dict(np.load(made / "memory.npz")))
+        vectors = [dict(np.load(path)) for path in sorted((made / "vectors").iterdir())]
+        assert len(vectors) == len(program.steps)
+        for step, vector in zip(program.steps, vectors, strict=True):
+            values = {n: vector[f"input{i}"].astype(np.int64) for i, n in enumerate(step.inputs)}
+            assert np.array_equal(reference.evaluate(program, step, values), vector["output"])
+        assert before is None or np.array_equal(vectors[0]["input0"], before)
+        before = vectors[-1]["output"]
+        assert "modelled for dpu-b4096-zcu104" in (made / "roofline.txt").read_text()
+
+
+def test_memory_images_are_of_fixed_point_alone(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    given = [str(deploy(zoo, folder, "ort-f32")), "-o", str(tmp_path / "memory")]
+    result = CliRunner().invoke(write_memory, given)
+    assert result.exit_code == 1
+    assert "its target is onnxruntime" in result.output
 
 
 def test_images_need_the_float_stages(zoo: Any, folder: Path, tmp_path: Path) -> None:

@@ -133,12 +133,13 @@ def lookup(c: Case) -> Made:
 
 def softmax(c: Case) -> Made:
     left = c.pick(0, 6, 10)
-    return p.Softmax("a", ("x",), "y", 2, left, 70 << left, c.stage(SOFTMAX_BITS - 7)), ((5, 20),), (5, 20), {}
+    return p.Softmax("a", ("x",), "y", 2, (left,), 70 << left, c.stage(SOFTMAX_BITS - 7)), ((5, 20),), (5, 20), {}
 
 
 def layer_norm(c: Case) -> Made:
     arrays = {"g": c.numbers(-(2**15), 2**15, 20), "o": c.numbers(-(2**30), 2**30, 20)}
-    step = p.LayerNorm("a", ("x",), "y", "g", "o", int(c.numbers(0, 9999)), c.stage(NORM_BITS + 8))
+    left = c.pick((), tuple(c.numbers(0, 6, 20).tolist()))
+    step = p.LayerNorm("a", ("x",), "y", left, "g", "o", int(c.numbers(0, 9999)), c.stage(NORM_BITS + 8))
     return step, ((5, 20),), (5, 20), arrays
 
 

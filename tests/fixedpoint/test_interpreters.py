@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stagekit_fixedpoint import blas, kernels, reference
+from stagekit_fixedpoint import blas, reference, self_test
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import OVERFLOWS, ROUNDINGS, Format, Requantize, Rescale
 from stagekit_fixedpoint.fast import Fast
@@ -47,11 +47,11 @@ def test_convolutions_of_a_dpu_run_in_kernels_and_say_why(programs: Callable[[st
 
 
 def test_this_processor_passes_the_self_test() -> None:
-    assert kernels.self_test() == ""
+    assert self_test.self_test() == ""
 
 
 def test_a_processor_that_fails_is_not_used(programs: Callable[[str, str], Program], monkeypatch: Any) -> None:
-    monkeypatch.setattr(kernels, "self_test", lambda: "a 3x3 kernel")
+    monkeypatch.setattr(self_test, "self_test", lambda: "a 3x3 kernel")
     program = programs("residual", "dpu-b4096-zcu104")
     fast = Fast(program)
     assert "kernel" not in {c.path for c in fast.choices}

@@ -108,7 +108,7 @@ def test_balanced_cuts_make_the_largest_segment_as_small_as_it_can_be(steps: lis
         return max(b - a for a, b in pairwise(borders))
 
     if len(usable) < stages - 1:
-        with pytest.raises(UsageError, match=f"{stages} stages need {stages - 1} places"):
+        with pytest.raises(UsageError, match=f"{stages} stages need {stages - 1} of the tensors"):
             balanced(places, total, stages)
         return
     chosen = balanced(places, total, stages)

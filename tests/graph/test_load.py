@@ -65,6 +65,30 @@ def test_a_dimension_below_zero_is_an_open_one(model: onnx.ModelProto, path: Pat
     assert [s.shape for s in (*graph.inputs, *graph.outputs)] == [("x_0", 4), ("y_0", 4)]
 
 
+@pytest.mark.parametrize(("opset", "version", "word"), [(999, 8, "opset 999"), (-1, 8, "opset -1"), (18, 99, "99 of")])
+def test_versions_that_nobody_knows(model: onnx.ModelProto, path: Path, opset: int, version: int, word: str) -> None:
+    model.opset_import[0].version, model.ir_version = opset, version
+    path.write_bytes(model.SerializeToString())
+    refused(path, word)
+
+
+def test_a_file_from_before_weights_stood_apart_is_a_valid_model_again(model: onnx.ModelProto, path: Path) -> None:
+    model.ir_version = 3
+    model.graph.input.extend(
+        helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in model.graph.initializer
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    onnx.checker.check_model(load(path).proto())
+
+
+def test_nodes_of_one_name_are_told_apart(model: onnx.ModelProto, path: Path) -> None:
+    for node in model.graph.node:
+        node.name = "same"
+    onnx.save(model, path)
+    assert [node.name for node in load(path).body] == ["same", "add_1"]
+
+
 def test_missing_file(path: Path) -> None:
     refused(path, "no such file")
 

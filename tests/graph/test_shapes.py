@@ -11,7 +11,7 @@ import pytest
 
 from stagekit.errors import GraphError
 from stagekit.graph import Graph, from_proto, load
-from stagekit.graph.shapes import BATCH, bind, inferred, with_frame_shape
+from stagekit.graph.shapes import BATCH, bind, inferred
 
 Build = Callable[..., Graph]
 
@@ -159,11 +159,3 @@ def test_an_input_of_unknown_rank_is_named(build: Build) -> None:
     proto.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(GraphError, match="shape of tensor 'x' is not known"):
         bind(from_proto(proto, "test"), {"x": (BATCH, 3)})
-
-
-def test_a_frame_shape_needs_a_single_input(build: Build) -> None:
-    one = build("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
-    assert with_frame_shape(one, (BATCH, 3)).inputs[0].shape == ("batch", 3)
-    two = build("g (float[N,3] x, float[N,3] z) => (float[N,3] y) { y = Add(x, z) }")
-    with pytest.raises(GraphError, match="one input, found x, z"):
-        with_frame_shape(two, (BATCH, 3))

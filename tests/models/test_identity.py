@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from stagekit.models.backbone import Backbone
-from stagekit.models.identity import backbone_id
+from stagekit.models.identity import backbone_id, tensor_digest
 from stagekit.models.registry import build, create
 from stagekit.models.vit import ViT
 
@@ -100,6 +102,15 @@ def test_preprocessing_counts() -> None:
 
 def test_output_stride_counts_although_weights_are_equal() -> None:
     assert backbone_id(create("lite0")) != backbone_id(create("lite0", output_stride=16))
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros(0, np.float32), np.ones(1, np.float32), np.ones((2, 3), np.float32)[:, ::2]]
+)
+def test_a_digest_is_of_the_bytes_whatever_the_strides(array: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    expected = hashlib.sha256(array.tobytes()).hexdigest()
+    assert tensor_digest(torch.from_numpy(array)) == expected
+    assert tensor_digest(torch.from_numpy(array).clone(memory_format=torch.preserve_format)) == expected
 
 
 def test_units_that_hide_each_other_have_no_identity(conv_backbone: Backbone) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from stagekit.errors import UsageError, WeightsError
 from stagekit.models.registry import build, create
-from stagekit.models.vit import Embedding, TransformerUnit, ViT, grid_side
+from stagekit.models.vit import Embedding, TransformerUnit, ViT
+from stagekit.models.vit_weights import grid_side
 
 TINY = ViT("tiny", width=16, depth=3, heads=4, patch=4, grid=5, cuts=("unit1",), size=(20, 20), layer_scale=True)
 

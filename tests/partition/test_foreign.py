@@ -242,8 +242,37 @@ def test_a_cut_that_cannot_be(model: Path, tmp_path: Path, at: list[list[str]], 
 
 
 def test_more_stages_than_there_are_places(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="9 stages need 8 places"):
+    with pytest.raises(UsageError, match="9 stages need 8 of the tensors"):
         partition_onnx(model, tmp_path / "o.stages", stages=9, size=SIZE)
+
+
+def test_a_model_in_half_is_cut_and_compared_in_half(save_onnx: Save, tmp_path: Path) -> None:
+    text = """g (float16[N,3,12,16] x) => (float16[N,4,12,16] c)
+    { a = Conv<pads = [1, 1, 1, 1]>(x, w1)  b = Relu(a)  c = Conv<pads = [1, 1, 1, 1]>(b, w2) }"""
+    generator = np.random.default_rng(1)
+    weights = {"w1": (4, 3, 3, 3), "w2": (4, 4, 3, 3)}
+    halves = {name: generator.normal(0, 0.5, shape).astype(np.float16) for name, shape in weights.items()}
+    path = save_onnx(tmp_path / "m.onnx", text, **halves)
+    facts = partition_onnx(path, tmp_path / "o.stages", at=[["b"]])
+    assert 1e-4 < facts.export_error < 2e-3  # type: ignore[operator]  # of the order of a rounding to half
+    assert all(e.ok for e in verify(tmp_path / "o.stages", progress=silent))
+
+
+def test_a_file_of_the_first_opsets_is_cut(save_onnx: Save, tmp_path: Path) -> None:
+    text = """g (float[N,3,H,W] x) => (float[N,4,H,W] scores)
+    { a = Conv<pads = [1, 1, 1, 1]>(x, w1)  b = BatchNormalization(a, m, m, m, m)  c = Relu(b)
+      scores = Conv<pads = [1, 1, 1, 1]>(c, w2) }"""
+    path = save_onnx(tmp_path / "m.onnx", text, opset=7, m=np.array([0.5, 1, 1.5, 2], np.float32))
+    proto = onnx.load(path)
+    proto.ir_version = 3
+    weights = [onnx.helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in proto.graph.initializer]
+    proto.graph.input.extend(weights)
+    onnx.save(proto, path)
+    partition_onnx(path, tmp_path / "o.stages", stages=2, size=SIZE)
+    images = np.random.default_rng(0).normal(size=(2, 3, *SIZE)).astype(np.float32)
+    np.testing.assert_allclose(
+        chain(tmp_path / "o.stages", images), run_file(path, [images])["scores"], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_size_that_the_model_cannot_take(save_onnx: Save, tmp_path: Path) -> None:
@@ -321,11 +350,18 @@ def test_errors_are_relative_to_the_largest_value(
         assert error.relative == pytest.approx(relative, rel=0.05, abs=1e-9)
 
 
+@pytest.mark.parametrize(("dtype", "ok"), [(np.float16, True), (np.float32, False)])
+def test_tensors_in_half_may_differ_by_roundings_of_half(dtype: type, ok: bool) -> None:
+    expected = np.array([1.0, 2.0], dtype)
+    assert compare("b", "t", expected * dtype(1.001), expected).ok is ok
+    assert not compare("b", "t", expected * dtype(1.02), expected).ok
+
+
 def test_of_labels_the_share_that_differs_counts() -> None:
     expected = np.zeros((10, 20), np.int64)
     given = expected.copy()
     given[0, :2] = 7
-    assert compare("b", "t", given, expected) == BoundaryError("b", "t", 0.01, finite=True)
+    assert compare("b", "t", given, expected) == BoundaryError("b", "t", 0.01, finite=True, dtype="int64")
 
 
 def test_the_command_line_partitions_lists_and_verifies(

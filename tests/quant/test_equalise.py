@@ -9,15 +9,17 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from stagekit.graph.spec import Quantization
 from stagekit.partition.verify import run_graph
 from stagekit.quant.correction import with_corrected_biases
 from stagekit.quant.equalise import equalise
 from stagekit.quant.error import sqnr
-from stagekit.quant.formats import NumberFormat
+from stagekit.quant.formats import NumberFormat, dequantise, quantise
 from stagekit.quant.positions import find_positions, weight_of
 from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import observe
+from stagekit.quant.weights import weight_quantization
 
 from .graphs import build, residual, transformer, weight
 
@@ -119,13 +121,12 @@ def test_corrected_biases_take_off_the_mean_error() -> None:
     coarse = QuantScheme(NumberFormat("int16", True), coarse.weight, per_channel=False)
     x = (2 + np.random.default_rng(0).normal(size=(4, 8, 6, 6))).astype(np.float32)
     positions = find_positions(graph)
-    corrected = with_corrected_biases(graph, positions, {"x": observe(x, 1)}, coarse)
-    from stagekit.quant.formats import dequantise, quantise
-    from stagekit.quant.qdq import weight_quantization
-
-    w = weight_of(next(iter(graph.body)).inputs[1])
+    given = {"x": Quantization((2.0**-8,), (0,))}
+    corrected = with_corrected_biases(graph, positions, given, {"x": observe(x, 1)}, coarse)
+    conv = next(iter(graph.body))
+    w = weight_of(conv.inputs[1])
     assert w is not None
-    fitted = weight_quantization(w.numpy(), None, coarse.weight)
+    fitted = weight_quantization(conv, w.numpy(), given["x"], coarse)
     rounded = dequantise(quantise(w.numpy(), fitted, coarse.weight), fitted)
     exact = run_graph(graph, [x])["y"].mean(axis=(0, 2, 3))
     bias = weight_of(next(iter(corrected.body)).inputs[2])

@@ -56,6 +56,24 @@ def test_a_residual_stream_of_floats_stays_float() -> None:
     assert positions.nodes == {"fc1", "fc2"}
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_attention_weighs_stays_float(moved: bool) -> None:
+    """Queries times keys are integers, shares times values are not; a softmax over a map's channels is no attention."""
+    w = {"w": weight(8, 8), "k": weight(4, 8, 1, 1)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["k1"], "keys"),
+        helper.make_node("Transpose", ["k1"], ["k2"], "turn", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "k2"], ["s"], "scores"),
+        helper.make_node("Softmax", ["s"], ["p"], "softmax"),
+        *([helper.make_node("Identity", ["p"], ["shares"], "moved")] if moved else []),
+        helper.make_node("MatMul", ["shares" if moved else "p", "x"], ["y"], "weigh"),
+        helper.make_node("Softmax", ["m"], ["c"], "classes", axis=1),
+        helper.make_node("Conv", ["c", "k"], ["z"], "guide"),
+    ]
+    graph = build(nodes, {"x": [1, 8, 8], "m": [1, 8, 4, 4]}, ["y", "z"], w)
+    assert find_positions(graph).nodes == {"keys", "scores", "guide"}
+
+
 def test_what_only_moves_values_keeps_their_scale() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
@@ -118,6 +136,21 @@ def test_a_convolution_in_integers_is_exact_arithmetic() -> None:
     difference = np.abs(run_graph(quantised, [x])["y"].astype(np.int64) - expected)
     assert difference.max() <= 1  # float32 requantisation may fall on the other side of a tie
     assert (difference > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("dead", [0.0, 1e-9])
+def test_a_channel_without_weights_keeps_its_bias(dead: float) -> None:
+    """On a scale as fine as such weights, biases of half a unit would run over 32 bits, and wrap around in kernels."""
+    w, b = weight(6, 4, 3, 3), weight(6, seed=1)
+    w[2:4] *= np.float32(dead)
+    b[2:4] = -0.517, 0.517
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv")
+    graph = build([node], {"x": [1, 4, 5, 5]}, ["y"], {"w": w, "b": b})
+    fits = {"x": U8.activation.fit(-200, 200), "y": U8.activation.fit(-4, 3)}
+    quantised = insert_qdq(graph, find_positions(graph, ["x"]), fits, U8)
+    x = np.random.default_rng(2).integers(0, 256, (1, 4, 5, 5), dtype=np.uint8)
+    found = dequantise(run_graph(quantised, [x])["y"], fits["y"])[:, 2:4]
+    assert np.abs(found - b[2:4].reshape(1, 2, 1, 1)).max() <= fits["y"].scale[0]
 
 
 def test_weights_are_stored_as_integers_and_float_ones_are_gone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import helper
 
@@ -12,10 +13,11 @@ from stagekit.partition.verify import run_graph
 from stagekit.quant.correction import with_corrected_biases
 from stagekit.quant.formats import NumberFormat, dequantise, quantise
 from stagekit.quant.positions import find_positions, weight_of
-from stagekit.quant.qdq import insert_qdq, weight_quantization
+from stagekit.quant.qdq import insert_qdq
 from stagekit.quant.scheme import QuantScheme, scheme_of
 from stagekit.quant.short_bias import on_grid, with_short_biases
 from stagekit.quant.statistics import observe
+from stagekit.quant.weights import weight_quantization
 from stagekit.target import Profile
 
 from .graphs import build, weight
@@ -37,16 +39,17 @@ def test_weights_are_rounded_so_that_the_mean_survives_short_biases() -> None:
     x = (1 + np.random.default_rng(0).random((4, 64, 6, 6))).astype(np.float32)
     positions, given = find_positions(graph), {"x": Quantization((2.0**-6,), (0,))}
     seen = {"x": observe(x, 1)}
-    short = with_short_biases(with_corrected_biases(graph, positions, seen, scheme), positions, given, seen, scheme)
+    corrected = with_corrected_biases(graph, positions, given, seen, scheme)
+    short = with_short_biases(corrected, positions, given, seen, scheme)
     conv = next(iter(short.body))
     kept, bias = weight_of(conv.inputs[1]), weight_of(conv.inputs[2])
     assert kept is not None and bias is not None
     original = weight(5, 64, 1, 1)
-    fitted = weight_quantization(original, None, S8, 0)
+    fitted = weight_quantization(conv, original, given["x"], scheme)
     assert np.array_equal(bias.numpy(), on_grid(bias.numpy(), 2.0**-6 * fitted.scale[0], 8)), "they are on the grid"
     again = dequantise(quantise(kept.numpy(), fitted, S8), fitted)
     assert np.array_equal(again, kept.numpy()), "and so are the weights, for the same scale"
-    assert weight_quantization(kept.numpy(), None, S8, 0) == fitted
+    assert weight_quantization(conv, kept.numpy(), given["x"], scheme) == fitted
     assert np.abs(kept.numpy() - original).max() < fitted.scale[0]
     exact, found = (run_graph(g, [x])["y"].mean(axis=(0, 2, 3)) for g in (graph, short))
     rounded = np.abs(on_grid(biases, 2.0**-6 * fitted.scale[0], 8) - biases).max()
@@ -58,9 +61,8 @@ def test_one_scale_keeps_channels_of_small_weights() -> None:
     array = np.full((8, 1, 3, 3), 0.01, np.float32)
     array[0, 0, 0, 0] = 4.0
     held = S8.fit(float(array.min()), float(array.max()))
-    chosen = weight_quantization(array, None, S8, 0)
-    assert chosen.scale[0] < held.scale[0]
-    assert weight_quantization(array, None, S8) == held
+    conv = ir.node("Conv", [ir.val("x"), ir.val("w")])
+    assert weight_quantization(conv, array, None, QuantScheme(S8, S8, per_channel=False)).scale[0] < held.scale[0]
 
 
 def test_sixteen_bits_raise_an_older_opset_and_keep_the_function() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -172,12 +173,26 @@ def test_another_task_builds_its_own_graphs_alone(rtx: MakeProfile, zoo: Any, st
 
 
 def test_a_runtimes_complaints_are_kept_and_not_printed(rtx: MakeProfile, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also those of a second runtime when the first, whose logger TensorRT may have kept, is gone."""
     from stagekit_tensorrt.installed import vendor
     from stagekit_tensorrt.vendor_log import last_words, vendor_log
 
     trt, _ = vendor("tensorrt-rtx")
-    log = vendor_log(trt)
-    assert last_words(log) == ""
-    assert trt.Runtime(log).deserialize_cuda_engine(b"no plan at all" * 10) is None
-    assert len(last_words(log)) > 10
+    first = trt.Runtime(vendor_log(trt))
+    second = trt.Runtime(vendor_log(trt))
+    del first
+    gc.collect()
+    vendor_log(trt).errors.clear()
+    assert second.deserialize_cuda_engine(b"no plan at all" * 10) is None
+    assert len(last_words(vendor_log(trt))) > 10
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_plan_that_rtx_finds_invalid_is_refused_with_its_reason(rtx: MakeProfile, tmp_path: Path) -> None:
+    from stagekit_tensorrt.installed import vendor
+    from stagekit_tensorrt.loading import _deserialise
+
+    path = tmp_path / "engine.plan"
+    path.write_bytes(b"no plan at all" * 10)
+    with pytest.raises(EngineError, match=r"invalid here \(malformed engine\)"):
+        _deserialise(*vendor("tensorrt-rtx"), path, version_compatible=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -147,3 +148,20 @@ def test_the_real_script_says_so_where_nothing_is_installed(tmp_path: Path) -> N
     request = child.write_request(tmp_path, "engine", BuildConfig("tensorrt-none", (), {}))
     with pytest.raises(TargetUnavailable, match="tensorrt_none"):
         child.run(request, lambda _: None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere memory stays as it is")
+def test_a_builder_starts_again_once_with_memory_where_it_always_is() -> None:
+    program = (
+        "import ctypes, os\n"
+        "from stagekit_tensorrt.builder.processes import with_settled_memory\n"
+        "with_settled_memory()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "fixed = libc.personality(0xFFFFFFFF) & 0x0040000\n"
+        "print(ctypes.cast(libc.malloc, ctypes.c_void_p).value if fixed else 0, os.environ['GLIBC_TUNABLES'])"
+    )
+    command = [sys.executable, "-c", program]
+    variables = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.perturb=0"}
+    said = {subprocess.run(command, env=variables, capture_output=True, check=True).stdout for _ in range(3)}
+    assert len(said) == 1
+    assert said.pop().strip().endswith(b"glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=60000:glibc.malloc.perturb=0")

@@ -41,7 +41,8 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def report() -> Iterator[dict[str, Any]]:
+def measured() -> dict[str, Any]:
+    """What the tests of this session have found so far."""
     found = TARGET.probe()
     path = os.environ.get("STAGEKIT_GPU_REPORT")
     if not found.run and path:
@@ -49,10 +50,15 @@ def report() -> Iterator[dict[str, Any]]:
     if not found.run:
         pytest.skip(f"NOT TESTED: {found.reason}")
     here = {"gpus": [gpu.name for gpu in gpus()], "capability": gpus()[0].capability, "toolchain": found.version}
-    data: dict[str, Any] = {"device": here, "rows": []}
-    yield data
-    if path:
-        Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
+    return {"device": here, "rows": []}
+
+
+@pytest.fixture
+def report(measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Written after each test: a crash of the vendor's code must not take the others' results with it."""
+    yield measured
+    if path := os.environ.get("STAGEKIT_GPU_REPORT"):
+        Path(path).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 Load = Callable[..., TrtEngine]
@@ -156,13 +162,15 @@ def test_device_memory_does_not_grow_with_calls(load: Load, profile: MakeProfile
 
 
 def test_two_lanes_at_once_keep_their_calls_apart(load: Load, profile: MakeProfile) -> None:
-    engine = load(nets.conv(64), profile("f32"))
+    """With a range of batch sizes: each context takes the engine's one optimization profile."""
+    engine = load(nets.conv(64), profile("f32", (1, 4)))
     lanes = [engine.lane(), engine.lane()]
     frames = [buffers(engine, reference.sample(engine.inputs, 1, seed)) for seed in range(10)]
     alone = [lanes[0].submit(f, 1).wait()[0].to_host() for f in frames]
     calls = [lanes[k % 2].submit(f, 1) for k, f in enumerate(frames)]
     for call, wanted in zip(calls, alone, strict=True):
-        assert np.array_equal(call.wait()[0].to_host(), wanted)
+        # RTX may have compiled a better kernel for this size in the meantime, so not to the last bit.
+        assert np.allclose(call.wait()[0].to_host(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_inspector_and_the_profiler_name_layers(load: Load, profile: MakeProfile, report: dict[str, Any]) -> None:

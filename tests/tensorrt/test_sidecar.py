@@ -54,6 +54,31 @@ def test_another_version_or_device_is_refused_with_the_command(blob: EngineBlob,
     assert "stagekit compile" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("compatible", "here", "fits"),
+    [
+        (True, "10.16.1.11", True),
+        (True, "10.17.0.2", True),
+        (True, "10.9.0.34", False),
+        (True, "11.4.0.106", False),
+        (True, "", False),
+        (False, "10.17.0.2", False),
+    ],
+)
+def test_a_version_compatible_plan_runs_on_later_versions_of_its_major_version(
+    tmp_path: Path, profile: MakeProfile, compatible: bool, here: str, fits: bool
+) -> None:
+    (tmp_path / sidecar.PLAN).write_bytes(CONTENT)
+    facts = sidecar.metadata(profile(version_compatible=compatible), result("tensorrt", "10.16.1.11"), {})
+    found = {"toolchain": sidecar.toolchain_of("tensorrt", here), "device": facts["device"]}
+    wrong = sidecar.misfit(facts, found, HERE)
+    assert wrong is None if fits else "made with toolchain 'tensorrt 10.16.1.11 engine 1'" in str(wrong)
+
+
+def test_a_package_and_its_library_are_one_version() -> None:
+    assert sidecar.toolchain_of("tensorrt", "10.13.3.9.post1") == sidecar.toolchain_of("tensorrt", "10.13.3.9")
+
+
 def test_another_compute_capability_is_refused(blob: EngineBlob) -> None:
     with pytest.raises(EngineError, match="for compute capability 86; NVIDIA H100 has 90"):
         sidecar.check(blob, here(blob), Gpu(0, "NVIDIA H100", 90))

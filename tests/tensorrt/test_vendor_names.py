@@ -52,6 +52,7 @@ RTX_ONLY = {
     ("Runtime", "get_engine_validity"),
     (MODULE, "EngineValidity"),
     ("EngineValidity", "INVALID"),
+    (MODULE, "EngineInvalidityDiagnostics"),
     ("IRuntimeConfig", "create_runtime_cache"),
     ("IRuntimeConfig", "set_runtime_cache"),
     ("IRuntimeCache", "deserialize"),

@@ -140,7 +140,7 @@ def _calibration(model: Model, folder: Path) -> Any:
     for index in range(4):
         small = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
         Image.fromarray(small).resize((224, 224), Image.Resampling.BICUBIC).save(pictures / f"{index}.png")
-    command = ["calibrate", model.stages, "--task", model.task, "--data", pictures, "-o", record]
+    command = ["calibrate", model.stages, model.task, "--data", pictures, "-o", record]
     program = "import sys; from stagekit.cli import main; main(sys.argv[1:])"
     subprocess.run([sys.executable, "-c", program, *map(str, command)], check=True, capture_output=True)
     return load(record)

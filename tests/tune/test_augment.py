@@ -9,7 +9,7 @@ import pytest
 
 from stagekit.data.images import Pixels
 from stagekit.tune.augment import Augment
-from stagekit.tune.recipe import AugmentSection
+from stagekit.tune.sections import AugmentSection
 
 FILL = (127, 127, 127)
 

@@ -17,7 +17,7 @@ from stagekit.data.geometry import Resize
 from stagekit.data.images import Pixels
 from stagekit.tune.augment import Augment
 from stagekit.tune.batches import Batches, Fit, Images, Order, load
-from stagekit.tune.recipe import AugmentSection
+from stagekit.tune.sections import AugmentSection
 
 RANDOM = AugmentSection(flip=True, rotate=0.3, scale=(0.8, 1.2), brightness=0.2)
 

@@ -12,7 +12,8 @@ from stagekit.errors import UsageError
 from stagekit.models.backbone import Backbone
 from stagekit.models.heads import PPMHead, PUPHead
 from stagekit.tune.network import create_backbone, create_network
-from stagekit.tune.recipe import BackboneSection, MethodSection, Recipe
+from stagekit.tune.recipe import Recipe
+from stagekit.tune.sections import BackboneSection, MethodSection
 
 PRIOR = torch.tensor([0.6, 0.3, 0.1])
 

@@ -66,6 +66,7 @@ def test_all_problems_are_listed_with_the_nearest_known_key(file: Path) -> None:
         ({"train": {"augment": {"scale": [1.2, 0.8]}}}, "smallest, largest"),
         ({"train": {"cache": 0}}, "number of variants"),
         ({"task": {"name": "../water"}}, "task.name"),
+        ({"backbone": {"name": "lite0", "size": [224]}}, "backbone.size: too few values, number 2 is missing"),
         ({"data": {"folder": "water", "resize": "keep-ratio"}}, "cannot be carried by a task"),
         (
             {"data": {"folder": "water", "resize": "letterbox"}, "train": {"augment": {"crop": True}}},

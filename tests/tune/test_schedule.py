@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from stagekit.errors import UsageError
 from stagekit.models.backbone import Backbone
 from stagekit.tune.network import create_network
 from stagekit.tune.recipe import Recipe
@@ -49,6 +50,22 @@ def test_each_part_that_learns_has_its_own_rate(
     assert held == {id(p) for p in network.parameters() if p.requires_grad}
 
 
+def test_with_layer_decay_rates_fall_unit_by_unit_towards_the_input(
+    backbone: Backbone, recipe: Callable[..., Recipe]
+) -> None:
+    chosen = recipe(method={"kind": "full"}, train={"lr_backbone": 1e-3, "layer_decay": 0.5})
+    network = create_network(chosen, backbone, 3, PRIOR)
+    rates = {
+        id(parameter): group["peak"]
+        for group in create_optimizer(network, chosen.train).param_groups
+        for parameter in group["params"]
+    }
+    assert set(rates) == {id(p) for p in network.parameters() if p.requires_grad}
+    # Stem and three stages of one unit each, so that segments are units.
+    for segment, expected in zip(backbone.segments, (1.25e-4, 2.5e-4, 5e-4, 1e-3), strict=True):
+        assert {rates[id(p)] for p in segment.parameters()} == {expected}
+
+
 def test_biases_and_normalisation_are_not_decayed(backbone: Backbone, recipe: Callable[..., Recipe]) -> None:
     chosen = recipe()
     for group in create_optimizer(create_network(chosen, backbone, 3, PRIOR), chosen.train).param_groups:
@@ -64,3 +81,8 @@ def test_balanced_weights_have_mean_1_over_pixels_and_leave_absent_classes_out()
     assert weights[2] == 0
     assert class_weights(None, frequencies) is None
     assert torch.equal(class_weights((1.0, 2.0, 3.0), frequencies), torch.tensor([1.0, 2.0, 3.0]))  # type: ignore[arg-type]
+
+
+def test_class_weights_are_one_for_each_class() -> None:
+    with pytest.raises(UsageError, match=r"train.class_weights: 3 classes .* got 2"):
+        class_weights((1.0, 2.0), PRIOR)

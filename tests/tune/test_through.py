@@ -27,9 +27,10 @@ from stagekit.targets import load_profile
 from stagekit.tune.graph_module import GraphModule
 from stagekit.tune.network import create_network
 from stagekit.tune.operators import quantise
-from stagekit.tune.recipe import Recipe, ThroughSection
+from stagekit.tune.recipe import Recipe
 from stagekit.tune.recipe_file import read_recipe
 from stagekit.tune.score import score
+from stagekit.tune.sections import ThroughSection
 from stagekit.tune.through import Edge, ThroughNetwork, excess, frozen_stages
 from stagekit.tune.tune import tune
 

@@ -74,3 +74,13 @@ def test_data_is_checked_before_anything_is_learned(
     with pytest.raises(DatasetError, match="2 problems"):
         tune(recipe(), tmp_path / "x.task", backbone=backbone)
     assert not (tmp_path / "x.tuning").exists()
+
+
+def test_a_split_that_is_missing_is_told_before_anything_is_learned(
+    backbone: Backbone, recipe: Callable[..., Recipe], folder: Folder, tmp_path: Path
+) -> None:
+    (folder.root / "test.txt").unlink()
+    chosen = recipe(data={"folder": folder.root, "val": "validation"})
+    with pytest.raises(DatasetError, match=r"2 problems:\n.*data.val: .*'validation'\n.*data.test: .*'test'"):
+        tune(chosen, tmp_path / "x.task", backbone=backbone)
+    assert not (tmp_path / "x.tuning").exists()

@@ -11,7 +11,7 @@ from stagekit.bench.results import Figure
 Trace = dict[str, Any]
 
 NAMED = 4
-"""Points of the latency and accuracy picture that have their names beside them; more are told apart by a legend."""
+"""Deployments whose bars are of full height and have their values beside them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
         )
         for r in results:
             d = r.deployment
-            head = (d.name, d.target, d.precision, r.device.accelerator or r.device.cpu)
+            head = (d.name, d.target, d.precision, r.device_name)
             for s in r.scenarios:
                 for name, f in s.figures.items():
                     writer.writerow((*head, s.scenario if s.reuse else f"{s.scenario} (no reuse)", name, *_row(f)))

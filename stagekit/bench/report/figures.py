@@ -16,6 +16,9 @@ from stagekit.bench.results import Figure, Result
 POINTS = 400
 """Points of a distribution that are drawn."""
 
+BESIDE = ("top center", "bottom center")
+"""Where the names of two points stand, which may lie close together; more points are told apart by a legend."""
+
 WIDE = 12
 """Times the quickest query that the slowest must take for a logarithmic axis."""
 
@@ -42,7 +45,7 @@ def _paired(drawn: Sequence[Chart]) -> list[Chart]:
 
 def pareto(results: Sequence[Result]) -> Chart:
     """Accuracy over latency; up and to the left is better."""
-    few = len(results) <= NAMED
+    few = len(results) <= len(BESIDE)
     data: list[Trace] = []
     for index, r in enumerate(results):
         p50, miou = latency(r), mean_miou(r)
@@ -55,7 +58,7 @@ def pareto(results: Sequence[Result]) -> Chart:
                 "x": [1e3 * p50.value],
                 "y": [100 * miou.value],
                 "text": [r.deployment.name],
-                "textposition": "top center",
+                "textposition": BESIDE[index % len(BESIDE)],
                 "cliponaxis": False,
                 "error_x": bars([p50], 1e3),
                 "marker": {"size": 12, "symbol": _symbol(index, p50)},

@@ -29,7 +29,7 @@ def write_report(results: Sequence[tuple[Result, Path]], folder: Path) -> list[P
     written = [write_page(results, folder / "index.html", "Benchmark report")]
     devices: dict[str, list[tuple[Result, Path]]] = {}
     for result, root in results:
-        devices.setdefault(result.device.accelerator or result.device.cpu, []).append((result, root))
+        devices.setdefault(result.device_name, []).append((result, root))
     for device, those in devices.items():
         written.append(write_page(those, folder / f"{_slug(device)}.html", device))
     given = [result for result, _ in results]

@@ -4,10 +4,9 @@
 """
 
 from stagekit.bench.results.circumstances import DeployFacts, DeviceFacts, Memory, Noise, NoiseProbe, Roof
-from stagekit.bench.results.comparisons import BaselineRow, ScalingRow
 from stagekit.bench.results.figures import CallTimes, Figure, Kind, Samples, ScenarioResult
 from stagekit.bench.results.file import Result, ResultError, read, schema, write
-from stagekit.bench.results.quality import Accuracy, Picture
+from stagekit.bench.results.tasks import Accuracy, BaselineRow, Picture, ScalingRow
 
 __all__ = [
     "Accuracy",

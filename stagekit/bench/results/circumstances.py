@@ -56,6 +56,7 @@ class Noise(Record):
     before: NoiseProbe
     after: NoiseProbe
     spread: float | None = None
+    levels: float | None = None
     noisy: bool
     reasons: tuple[str, ...] = ()
 

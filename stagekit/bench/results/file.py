@@ -9,9 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from stagekit.bench.results.circumstances import DeployFacts, DeviceFacts, Memory, Noise, Roof
-from stagekit.bench.results.comparisons import BaselineRow, ScalingRow
 from stagekit.bench.results.figures import ScenarioResult
-from stagekit.bench.results.quality import Accuracy, Picture
+from stagekit.bench.results.tasks import Accuracy, BaselineRow, Picture, ScalingRow
 from stagekit.bundle.manifest import Record
 from stagekit.errors import ArtefactError
 
@@ -44,6 +43,13 @@ class Result(Record):
     baseline: tuple[BaselineRow, ...] = ()
     scaling: tuple[ScalingRow, ...] = ()
     roof: Roof | None = None
+
+    @property
+    def device_name(self) -> str:
+        """The device that figures are of: the one that is emulated, else the accelerator or processor."""
+        if self.deployment.emulates:
+            return self.deployment.emulates.removeprefix("modelled for ")
+        return self.device.accelerator or self.device.cpu
 
     def scenario(self, name: str, reuse: bool = True) -> ScenarioResult | None:
         """The scenario of that name, or none."""

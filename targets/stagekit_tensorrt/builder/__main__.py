@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from .processes import main, with_fixed_addresses
+from .processes import main, with_settled_memory
 
 if __name__ == "__main__":
-    with_fixed_addresses()
+    with_settled_memory()
     sys.exit(main(sys.argv[1:]))

@@ -127,7 +127,8 @@ def _configure(trt: Any, options: Any, config: dict[str, Any], row: Differences)
     elif config["compute_capabilities"]:
         options.num_compute_capabilities = len(config["compute_capabilities"])
         for index, number in enumerate(config["compute_capabilities"]):
-            options.set_compute_capability(getattr(trt.ComputeCapability, f"SM{number}"), index)
+            if not options.set_compute_capability(trt.ComputeCapability(number), index):
+                raise BuildFailed(f"{row.module} {trt.__version__} builds for no compute capability {number}")
 
 
 def _read_timings(options: Any, cache: Path) -> None:

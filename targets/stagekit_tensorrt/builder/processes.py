@@ -16,17 +16,33 @@ from pathlib import Path
 from .build import build
 from .vendors import BuildFailed, import_vendor
 
-NO_RANDOM_ADDRESSES = 0x0040000
-"""``ADDR_NO_RANDOMIZE`` of personality(2)."""
+USAGE = 2
+"""The exit code of a command that makes no sense."""
+
+ASK, NO_RANDOM_ADDRESSES = 0xFFFFFFFF, 0x0040000
+"""Of personality(2): what it is now; ``ADDR_NO_RANDOMIZE``."""
+
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=60000"
+"""Every build with a convolution in it fills 64 MiB, page by page, and makes and frees a great many small objects.
+
+https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
+"""
 
 
 def main(arguments: list[str]) -> int:
     """Builds every request named, whatever becomes of the others; returns the first exit code that is not 0."""
     if arguments[:1] == ["--serve"]:
         return serve(arguments[1])
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(sys.modules[__package__].__doc__)
+        return 0 if arguments else USAGE
     requests: list[Path] = []
     for path in map(Path, arguments):
-        requests += sorted(path.glob("*.request.json")) if path.is_dir() else [path]
+        found = sorted(path.glob("*.request.json")) if path.is_dir() else [path] if path.is_file() else []
+        if not found:
+            print(f"FAILED: {path}: there is no such file, or no *.request.json in this folder")
+            return USAGE
+        requests += found
     codes = [build_apart(request) for request in requests]
     for request, code in zip(requests, codes, strict=True):
         if code < 0:
@@ -82,17 +98,16 @@ def _build_and_tell(request: Path) -> int:
     return 0
 
 
-def with_fixed_addresses() -> None:
-    """Starts this process again with memory at the same addresses every time, where Linux allows it.
+def with_settled_memory() -> None:
+    """Starts this process again with memory at the same addresses every time and in large pages, where Linux allows it.
 
     TensorRT-RTX 1.7.1 sorts some things by address: about one build in a hundred of a graph with two outputs listed
     them the other way round. Containers may forbid the switch; the engine is then as good, its bytes may differ.
     """
-    if not sys.platform.startswith("linux"):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if not sys.platform.startswith("linux") or tunables.startswith(ALLOCATOR):
         return
     personality = ctypes.CDLL(None).personality
-    now = personality(0xFFFFFFFF)  # asks
-    if now & NO_RANDOM_ADDRESSES or personality(now | NO_RANDOM_ADDRESSES) == -1:
-        return
-    os.environ["PYTHONHASHSEED"] = "0"
+    personality(personality(ASK) | NO_RANDOM_ADDRESSES)
+    os.environ |= {"PYTHONHASHSEED": "0", "GLIBC_TUNABLES": f"{ALLOCATOR}:{tunables}".rstrip(":")}
     os.execv(sys.executable, sys.orig_argv)

@@ -11,8 +11,8 @@ from onnx import helper
 from stagekit.graph import Graph
 from stagekit.partition.verify import run_graph
 from stagekit.quant.equalise import equalise
+from stagekit.quant.norms import even_norms, smoothed
 from stagekit.quant.positions import weight_of
-from stagekit.quant.smooth import smoothed
 from stagekit.quant.statistics import observe
 
 from .graphs import build, weight
@@ -59,6 +59,14 @@ def test_smoothing_evens_what_was_measured_and_keeps_the_function() -> None:
     assert np.allclose(known.channel_reach, after, rtol=1e-5)
     assert np.allclose(known.channel_mean, shown(even, "ln").mean(axis=(0, 1)), rtol=1e-4, atol=1e-6)
     assert known.maximum == pytest.approx(after.max(), rel=1e-5)
+
+
+def test_gains_and_offsets_alone_say_which_channel_reaches_far() -> None:
+    graph = normed()
+    even = even_norms(graph)
+    assert np.allclose(run_graph(even, [x()])["y"], run_graph(graph, [x()])["y"], rtol=1e-4, atol=1e-4)
+    before, after = (np.abs(shown(g, "ln")).max(axis=(0, 1)) for g in (graph, even))
+    assert after.max() / np.median(after) < 0.5 * before.max() / np.median(before)
 
 
 def test_a_norm_that_was_not_observed_or_that_something_else_reads_is_left_alone() -> None:

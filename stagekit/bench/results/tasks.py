@@ -1,4 +1,4 @@
-"""How good labels are, and pictures of them."""
+"""What is known of tasks: how good their labels are, and what they cost in another form."""
 
 from __future__ import annotations
 
@@ -34,3 +34,24 @@ class Picture(Record):
     image: str
     labels: str
     truth: str | None = None
+
+
+class BaselineRow(Record):
+    """A task through its stages against the same task as one graph, in alternation; seconds each."""
+
+    task: str
+    staged: tuple[float, ...]
+    uncut: tuple[float, ...]
+    ratio: Figure
+    agreement: Figure
+    uncut_bytes: int
+
+
+class ScalingRow(Record):
+    """So many tasks on one backbone against as many whole models."""
+
+    tasks: int
+    shared_seconds: Figure
+    separate_seconds: Figure
+    shared_bytes: Figure
+    separate_bytes: Figure
