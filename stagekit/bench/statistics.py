@@ -24,19 +24,20 @@ PARTS = 10
 
 def percentile(values: Sequence[float] | Values, share: float) -> float:
     """The sample below which ``share`` of all lie: sorted, element floor(n share), as LoadGen has it."""
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    if not ordered.size:
+    given = np.asarray(values, dtype=np.float64)
+    if not given.size:
         raise ValueError("no sample")
-    # 0.9 * 10 may come out just below 9.
-    return float(ordered[min(ordered.size - 1, int(ordered.size * share + 1e-9))])
+    return float(_estimates(given[None], share)[0])
 
 
 def _estimates(rows: Values, share: float | None) -> Values:
     """:func:`percentile` of each row, or its mean."""
+    if share is None:
+        means: Values = rows.mean(axis=1)
+        return means
     count = rows.shape[1]
-    column: Values = (
-        rows.mean(axis=1) if share is None else np.sort(rows, axis=1)[:, min(count - 1, int(count * share + 1e-9))]
-    )
+    # 0.9 * 10 may come out just below 9.
+    column: Values = np.sort(rows, axis=1)[:, min(count - 1, int(count * share + 1e-9))]
     return column
 
 

@@ -20,6 +20,7 @@ from stagekit.quant.positions import Positions, weight_of
 from stagekit.quant.statistics import Statistics
 
 LARGEST_EXPONENT = 8
+"""Bits by which sums, LayerNorm and softmax shift what they read to the left at most."""
 
 
 def scales_by_channel(

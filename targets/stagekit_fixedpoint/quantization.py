@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from stagekit.quant.exponents import LARGEST_EXPONENT
 from stagekit_fixedpoint.arithmetic import Format, is_power_of_two
 from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.program import Tensor
 from stagekit_fixedpoint.storing import store
 from stagekit_fixedpoint.values import Constant, Refused, Stored, Value
-
-MOST_EXPONENT = 8
-"""Bits by which LayerNorm and softmax shift what they read to the left at most."""
 
 TYPES = {"INT8": Format(8), "UINT8": Format(8, False), "INT16": Format(16), "UINT16": Format(16, False)}
 
@@ -96,8 +94,8 @@ def _form(builder: Builder, node: ir.Node) -> Tensor:
     for factor in real:
         _check_scale(builder, float(factor), "")
     exponents = tuple(int(e) for e in np.log2(real / form.scale))
-    if max(exponents) > MOST_EXPONENT:
-        raise Refused(f"the scales of its channels differ by 2**{max(exponents)}; the most is 2**{MOST_EXPONENT}")
+    if max(exponents) > LARGEST_EXPONENT:
+        raise Refused(f"the scales of its channels differ by 2**{max(exponents)}; the most is 2**{LARGEST_EXPONENT}")
     axis = node.attributes.get_int("axis", 1)
     rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
     return replace(form, exponents=exponents, axis=-1 if axis in (-1, rank - 1) else axis)

@@ -206,8 +206,8 @@ def _specs(data: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
 
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+    asked = arguments[:1] in (["-h"], ["--help"])
+    if asked or len(arguments) != 1:
         print(__doc__, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     try:
