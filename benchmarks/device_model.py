@@ -17,7 +17,8 @@ import click
 import numpy as np
 from stagekit_fixedpoint.cycles import estimate
 from stagekit_fixedpoint.device import Machine, load_device
-from stagekit_fixedpoint.layers import Layer, resnet_layers
+from stagekit_fixedpoint.layers import Layer
+from stagekit_fixedpoint.networks import resnet_layers
 
 NETWORKS = {
     "resnet50 v1": resnet_layers(50, "v1"),

@@ -33,8 +33,8 @@ from stagekit_calib.chain import open_chain
 from stagekit import targets
 from stagekit.bench.uncut import joined
 from stagekit.build.deploy import compile_bundles
-from stagekit.build.engines import Builder
-from stagekit.build.kit import Collector, WantedEngine
+from stagekit.build.engines import Builder, WantedEngine
+from stagekit.build.kit import Collector
 from stagekit.graph import Graph
 from stagekit.quant.record import load
 from stagekit.quant.scheme import scheme_of
@@ -119,8 +119,7 @@ def build(wanted: WantedEngine, profile: Profile) -> dict[str, Any]:
         begun = time.process_time()
         made = builder.build(wanted.name, wanted.graph, wanted.inputs, wanted.outputs)
         here = time.process_time() - begun
-        blob = builder.store.get(builder.key(wanted.graph, wanted.inputs, wanted.outputs))
-        assert blob is not None, "it was built just now"
+        blob = made.blob
         return {
             "builder": f"{blob.metadata['builder']} {blob.metadata['version']}",
             "builder_seconds": round(blob.report["seconds"], 4),

@@ -29,6 +29,7 @@ from stagekit.tune.batches import Batches
 from stagekit.tune.loop import learn
 from stagekit.tune.memory import keep_freed_memory
 from stagekit.tune.network import create_backbone, create_network
+from stagekit.tune.precision import precision_of
 from stagekit.tune.recipe import Recipe
 from stagekit.tune.recipe_file import parse_recipe
 
@@ -54,7 +55,12 @@ class RandomImages:
         return self.images[position], self.labels[position]
 
 
-def bare(network: PromptedNetwork, rates: Sequence[tuple[nn.Module, float]], batches: Iterator[Batch]) -> list[float]:
+def bare(
+    network: PromptedNetwork,
+    rates: Sequence[tuple[nn.Module, float]],
+    batches: Iterator[Batch],
+    precision: torch.dtype,
+) -> list[float]:
     """The loop that one writes in an evening; processor seconds at the start and after each step."""
     groups = [{"params": list(module.parameters()), "lr": rate} for module, rate in rates]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.01)
@@ -62,7 +68,7 @@ def bare(network: PromptedNetwork, rates: Sequence[tuple[nn.Module, float]], bat
     ticks = [time.process_time()]
     for frames, labels in batches:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             output = network(frames)
         loss = torch.zeros(())
         for weight, logits in [(1.0, output.logits), *((0.4, interim) for interim in output.interim)]:
@@ -123,7 +129,7 @@ def main(backbone: str, method: str, steps: int, rounds: int, path: Path | None)
         rates = [(fresh.spms, train.lr_spm), (fresh.head, train.lr_head)]
         rates += [] if recipe.method.frozen else [(fresh.backbone, train.lr_backbone)]
         source = iter(ready) if name == "bare_ready" else (batches[index] for index in range(steps))
-        return median(step_seconds(bare(fresh, rates, source)))
+        return median(step_seconds(bare(fresh, rates, source, precision_of(train, torch.device("cpu")))))
 
     names = ["ours", "bare", "bare_ready"]
     times: dict[str, list[float]] = {name: [] for name in names}

@@ -24,12 +24,18 @@ def configurations(graph: Graph, profile: Profile, frame: np.ndarray[Any, Any], 
 
 
 def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:
-    """With threads that spin for work, that sleep, and that spin within a call alone; bound inputs and outputs."""
+    """With threads that spin for work, that sleep, that spin within a call alone, and that have cores of their own as
+    well, as an engine's do; bound inputs and outputs."""
     import onnxruntime as ort
+    from stagekit_onnxruntime.target import pinned
 
-    def opened(spinning: str, stop: str = "0") -> Run:
+    threads = int(profile.options.get("threads", usable_cores()))
+
+    def opened(spinning: str, stop: str = "0", pinning: str = "") -> Run:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = int(profile.options.get("threads", usable_cores()))
+        options.intra_op_num_threads = threads
+        if pinning:
+            options.add_session_config_entry("session.intra_op_thread_affinities", pinning)
         options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         options.add_session_config_entry("session.force_spinning_stop", stop)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -44,7 +50,9 @@ def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> di
 
         return run
 
-    return {"spinning": opened("1"), "sleeping": opened("0"), "stopping": opened("1", stop="1")}
+    found = {"spinning": opened("1"), "sleeping": opened("0"), "stopping": opened("1", stop="1")}
+    pinning = pinned(threads)
+    return found | ({"pinned": opened("1", stop="1", pinning=pinning)} if pinning else {})
 
 
 def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[str, Run]:

@@ -43,6 +43,27 @@ def described(machine: str, cpuinfo: str) -> str:
     return machine
 
 
+def computes_bf16(processor: str | None = None) -> bool:
+    """Whether a processor, this one if none is named, multiplies bfloat16 itself.
+
+    Args:
+        processor: as :func:`instruction_sets` describes it.
+    """
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint((processor or instruction_sets()).split("+"))
+
+
+def adds_pairs_in_16_bits(processor: str | None = None) -> bool:
+    """Whether kernels for bytes may saturate: on x86 without VNNI they add two products u8 x s8 in 16 bits.
+
+    Two weights of 7 bits fit, whatever they are multiplied with: 2 * 255 * 63 < 2**15.
+
+    Args:
+        processor: as in :func:`computes_bf16`.
+    """
+    machine, *sets = (processor or instruction_sets()).split("+")
+    return machine in ("x86_64", "AMD64") and {"avx512_vnni", "avx_vnni"}.isdisjoint(sets)
+
+
 def usable_cores() -> int:
     """Cores that this process may run on; containers and ``taskset`` give fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stagekit import targets
-from stagekit.cpu import described
+from stagekit.cpu import adds_pairs_in_16_bits, computes_bf16, described
 from stagekit.errors import UsageError
 from stagekit.graph import TensorSpec
 from stagekit.target import HostBuffer, Profile
@@ -123,6 +123,22 @@ def test_the_devices_key_lists_the_instruction_sets_that_matter_in_order() -> No
     assert described("x86_64", cpuinfo) == "x86_64+amx_int8+avx2+avx512f+sse4_1"
     assert described("aarch64", "Features\t: fp asimd bf16\n") == "aarch64+asimd+bf16"
     assert described("arm64", "") == "arm64"
+
+
+@pytest.mark.parametrize(
+    ("processor", "saturates", "bf16"),
+    [
+        ("x86_64+avx2+fma", True, False),  # Zen 3, Skylake and before
+        ("x86_64+avx2+avx512f", True, False),
+        ("x86_64+avx2+avx_vnni", False, False),  # Alder Lake
+        ("x86_64+avx2+avx512_bf16+avx512_vnni+avx512f", False, True),  # Zen 4
+        ("aarch64+asimd", False, False),
+        ("aarch64+asimd+bf16", False, True),
+        ("x86_64", True, False),
+    ],
+)
+def test_what_a_processor_does_with_bytes_and_bfloat16(processor: str, saturates: bool, bf16: bool) -> None:
+    assert (adds_pairs_in_16_bits(processor), computes_bf16(processor)) == (saturates, bf16)
 
 
 WITHOUT_THE_VENDOR = """

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.build.place import Output, check_task, head_graph, spm_graph, stage_graph
+from stagekit.build.place import Output, check_task, float_stages, head_graph, spm_graphs
 from stagekit.bundle import (
     DeployedPrompt,
     DeployedStage,
@@ -20,7 +20,6 @@ from stagekit.bundle import (
     StagesManifest,
     TaskManifest,
     check_frames,
-    read_graph,
     read_manifest,
 )
 from stagekit.cpu import usable_cores
@@ -30,7 +29,7 @@ from stagekit.graph import Graph
 from stagekit.quant.equalise import prepared
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.stages import QuantisedStages
-from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS
+from stagekit.quant.unasked import EXACT_PRODUCTS, ONNXRUNTIME_OPTIMISERS
 from stagekit.runtime.program import Call, Program, Ref, call_keys, last_read, task_program
 
 Array = np.ndarray[Any, Any]
@@ -105,12 +104,7 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
     check_frames(stages, manifest)
     boundaries = {s.boundary.name: s.boundary for s in manifest.stages}
     deployed = tuple(DeployedStage(name=s.name, engine=s.fingerprint, boundary=s.boundary) for s in manifest.stages)
-    graphs: dict[str, Graph] = {}
-    takes = [(manifest.frame.spec.name, manifest.frame.spec.layout)]
-    for entry in manifest.stages:
-        graph = stage_graph(read_graph(stages, entry), takes, entry.boundary)
-        graphs[entry.name] = prepared(graph, equalised)
-        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
+    graphs = {name: prepared(graph, equalised) for name, graph in float_stages(stages, manifest)}
     placed: list[DeployedTask] = []
     prompted: dict[str, str] = {}
     manifests: dict[str, TaskManifest] = {}
@@ -118,12 +112,9 @@ def open_chain(stages: Path, tasks: Sequence[Path] = (), output: Output = "label
         task = read_manifest(path, TaskManifest)
         check_task(path, task, manifest.backbone.id, boundaries)
         manifests[task.name] = task
-        before = None
-        for index, prompt in enumerate(task.prompts):
-            boundary = boundaries[prompt.boundary]
-            graphs[f"{task.name}/spm{index}"] = spm_graph(path, prompt, boundary, before, len(task.classes))
+        for index, (_, boundary, graph) in enumerate(spm_graphs(path, task, boundaries)):
+            graphs[f"{task.name}/spm{index}"] = graph
             prompted[f"{task.name}/spm{index}"] = boundary.spec.name
-            before = boundary
         graphs[f"{task.name}/head"] = head_graph(path, task.head, boundaries, manifest.frame, output)
         placed.append(_deployed(task, manifest, output))
     programs = tuple(task_program(t, deployed) for t in placed) or (_plain(deployed),)
@@ -167,6 +158,7 @@ class OrtGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(*EXACT_PRODUCTS)
         options.log_severity_level = 4
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -7,8 +7,11 @@ in the thread that asks; elsewhere queries are handed to a thread of our own, so
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -84,22 +87,27 @@ def run(
     log.enable_trace = True
     sut = loadgen.ConstructSUT(issuer.issue, lambda: None)
     library = loadgen.ConstructQSL(samples, samples, lambda _: None, lambda _: None)
-    # A thread of its own, so that an interrupt reaches us while LoadGen runs.
-    testing = threading.Thread(
-        target=loadgen.StartTestWithLogSettings, args=(sut, library, _settings(loadgen, settings), log, "")
-    )
-    testing.start()
+    ended = threading.Event()
+
+    def test() -> None:
+        try:
+            loadgen.StartTestWithLogSettings(sut, library, _settings(loadgen, settings), log, "")
+        finally:
+            ended.set()
+
+    # A thread of its own, so that an interrupt reaches us while LoadGen runs. It is waited for by an event: after an
+    # interrupted join Python takes a thread that goes on for one that has ended.
+    threading.Thread(target=test, name="loadgen", daemon=True).start()
     try:
-        while testing.is_alive():
-            testing.join(0.5)
-    except BaseException as error:
-        issuer.result.error = error if isinstance(error, Exception) else RuntimeError("interrupted")
-        testing.join()
+        while not ended.wait(0.5):
+            pass
+    except BaseException:
+        issuer.abandoned.set()
+        atexit.register(_leave)
         raise
-    finally:
-        issuer.close()
-        loadgen.DestroyQSL(library)
-        loadgen.DestroySUT(sut)
+    issuer.close()
+    loadgen.DestroyQSL(library)
+    loadgen.DestroySUT(sut)
     issuer.result.summary = read_summary(folder / SUMMARY)
     _adopt(issuer.result.queries, read_latencies(folder / TRACE))
     issuer.result.settings = {
@@ -109,6 +117,16 @@ def run(
         **({"slo": settings.slo} if settings.scenario == "Server" else {}),
     }
     return issuer.result
+
+
+def _leave() -> None:
+    """Ends the process as an interrupt does, without tearing anything down.
+
+    LoadGen cannot be stopped, and its threads do not survive their libraries: they would end the process by a signal.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def read_summary(path: Path) -> dict[str, str]:
@@ -168,7 +186,9 @@ class _Issuer:
         self._work: queue.SimpleQueue[tuple[_Group, int, int] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(WINDOW)
         self._feeder: threading.Thread | None = None
-        self.issue = self._answer if settings.scenario == "SingleStream" else self._hand_over
+        self._take = self._answer if settings.scenario == "SingleStream" else self._hand_over
+        self.abandoned = threading.Event()
+        """Nobody waits for the rest: whatever LoadGen asks next is left without an answer."""
         if settings.scenario != "SingleStream":
             self._feeder = threading.Thread(target=self._feed, name="loadgen-feeder", daemon=True)
             self._feeder.start()
@@ -177,6 +197,11 @@ class _Issuer:
         if self._feeder is not None:
             self._work.put(None)
             self._feeder.join()
+
+    def issue(self, samples: Sequence[Any]) -> None:
+        if self.abandoned.is_set():
+            threading.Event().wait()
+        self._take(samples)
 
     def _answer(self, samples: Sequence[Any]) -> None:
         result = self.result

@@ -82,7 +82,7 @@ class SessionSystem:
     def submit(self, number: int, index: int, done: Done) -> None:
         futures = self._start(number, index)
         if len(futures) == 1:
-            futures[0].add_done_callback(lambda future: done(future.exception() or [future.result()]))  # type: ignore[arg-type]
+            futures[0].add_done_callback(lambda future: done(_gathered([future])))
         else:
             _Gathering(futures, done)
 
@@ -120,11 +120,15 @@ class _Gathering:
             self._open -= 1
             if self._open:
                 return
-        error = next((e for f in self._futures if (e := f.exception()) is not None), None)
-        if error is not None:
-            self._done(error if isinstance(error, Exception) else RuntimeError(str(error)))
-        else:
-            self._done([f.result() for f in self._futures])
+        self._done(_gathered(self._futures))
+
+
+def _gathered(futures: Sequence[Future[dict[str, Array]]]) -> Answers | Exception:
+    """The answers of futures that are done, or the first one's failure; one that was cancelled failed as well."""
+    try:
+        return [future.result() for future in futures]
+    except Exception as error:  # whatever a vendor's runtime raises is for the results
+        return error
 
 
 numbers = count()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.errors import UsageError
 from stagekit.quant.record import load as load_record
 from stagekit.store import Store
-from stagekit.store.files import clear_failures
 from stagekit.store.lock import held
 from stagekit.target import Profile, Progress, silent
 
 LOCK = ".lock"
-"""A file in a deployment's folder, there while tasks are being added."""
+"""A file in a deployment's folder, there while tasks are being added: processes that add to one deployment take turns,
+since each would write down its own tasks alone."""
 
 
 def compile(
@@ -74,7 +73,8 @@ def compile(
         kept = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(into))
         builder = Builder(targets.get(kept.target), kept, store, progress)
         others = _adapters(manifest, store, progress, into)
-        with _alone(Path(into), progress):
+        remedy = "a deployment that tasks are added to must be writable"
+        with held(Path(into) / LOCK, lambda pid: progress(_waiting(pid, into)), remedy=remedy):
             return compile_into(Path(into), paths, builder, outputs, record, others, int8_adapters)
     chosen = resolve_profile(target, profile)
     builder = Builder(targets.get(chosen.target), chosen, store, progress)
@@ -90,17 +90,8 @@ def compile(
     return compile_bundles(paths[0], paths[1:], builder, Path(output) if output else None, outputs, record, layout)
 
 
-@contextmanager
-def _alone(deployment: Path, progress: Progress) -> Iterator[None]:
-    """Two processes that add to one deployment take turns: each would write down its own tasks alone."""
-
-    def waiting(pid: str) -> None:
-        progress(f"waiting for process {pid}, which is adding to {deployment}")
-
-    with ExitStack() as locked:
-        with clear_failures(deployment, remedy="a deployment that tasks are added to must be writable"):
-            locked.enter_context(held(deployment / LOCK, waiting))
-        yield
+def _waiting(pid: str, deployment: str | PathLike[str]) -> str:
+    return f"waiting for process {pid}, which is adding to {deployment}"
 
 
 def _adapters(manifest: DeployManifest, store: Store, progress: Progress, into: str | PathLike[str]) -> Builder | None:

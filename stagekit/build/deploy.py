@@ -17,7 +17,7 @@ from stagekit.build.calibrated import (
 )
 from stagekit.build.engines import Builder, BuiltEngine
 from stagekit.build.fuse import fused_runs, needed_boundaries
-from stagekit.build.place import Output, check_task, check_through, head_graph, spm_graph, stage_graph
+from stagekit.build.place import Output, check_task, check_through, float_stages, head_graph, spm_graphs
 from stagekit.build.plan import Form, Plan, conformed, plan_boundaries
 from stagekit.bundle import (
     Boundary,
@@ -33,7 +33,6 @@ from stagekit.bundle import (
     TaskManifest,
     check_writable,
     plain_name,
-    read_graph,
     read_manifest,
     write_manifest,
     writing,
@@ -230,11 +229,7 @@ def stage_graphs(
 ) -> tuple[list[tuple[str, Graph]], list[Boundary]]:
     """The stages' graphs as they are compiled, and the boundaries between them."""
     boundaries = [s.boundary for s in bundle.stages]
-    graphs: list[tuple[str, Graph]] = []
-    takes = [(bundle.frame.spec.name, bundle.frame.spec.layout)]
-    for entry in bundle.stages:
-        graphs.append((entry.name, stage_graph(read_graph(stages, entry), takes, entry.boundary)))
-        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
+    graphs = float_stages(stages, bundle)
     if calibration is not None:
         builder.progress("quantising the stages")
         graphs = [(name, prepared(graph, calibration.equalised)) for name, graph in graphs]
@@ -283,16 +278,12 @@ def _task(
 
     engines: list[BuiltEngine] = []
     prompts: list[DeployedPrompt] = []
-    before: Boundary | None = None
-    for index, entry in enumerate(manifest.prompts):
-        boundary = boundaries[entry.boundary]
-        graph = spm_graph(task, entry, boundary, before, len(manifest.classes))
+    for index, (entry, boundary, graph) in enumerate(spm_graphs(task, manifest, boundaries)):
         edges = integer_edges(boundary, "feature", "prompted")
         graph = adapter_graph(graph, entry, edges, ranges, builder.profile)
         crossing = {"feature": entry.boundary, "prompted": entry.boundary}
         engines.append(build(f"{manifest.name}/spm{index}", graph, crossing))
         prompts.append(DeployedPrompt(boundary=entry.boundary, engine=engines[-1].digest))
-        before = boundary
     head = head_graph(task, manifest.head, boundaries, frame, output)
     edges = {n: e for name in manifest.head.reads for n, e in integer_edges(boundaries[name], name).items()}
     head = adapter_graph(head, manifest.head, edges, ranges, builder.profile)

@@ -9,8 +9,22 @@ from typing import ClassVar
 
 from stagekit.errors import CompileError
 from stagekit.graph import Graph, TensorSpec
-from stagekit.store import EngineKey, Store
+from stagekit.store import EngineKey, Store, Stored
 from stagekit.target import EngineBlob, Profile, Progress, Target, silent
+
+
+@dataclass(frozen=True, slots=True)
+class WantedEngine:
+    """A graph to be built, with the formats of its edges.
+
+    Args:
+        name: what it is, for people: ``stage2``, ``landcover/spm0``, ``landcover/head``.
+    """
+
+    name: str
+    graph: Graph
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +32,12 @@ class BuiltEngine:
     """An engine in the store, and how it came there.
 
     Args:
-        graph: what it is, for people: ``stage2``, ``landcover/spm0``, ``landcover/head``.
+        graph: its name as a :class:`WantedEngine`.
         digest: its key in the store.
         cached: found, not built.
         seconds: looking up (contents verified) or building took.
         bytes: size of its files.
+        blob: the files, in the store; none of an engine that is built elsewhere.
     """
 
     graph: str
@@ -31,8 +46,7 @@ class BuiltEngine:
     cached: bool
     seconds: float
     bytes: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    blob: EngineBlob
 
 
 @dataclass(frozen=True)
@@ -75,25 +89,20 @@ class Builder:
             CompileError: the target cannot build a node, or its builder fails; nothing is stored.
             TargetUnavailable: the engine is not in the store and cannot be built here.
         """
-        inputs, outputs = inputs or graph.inputs, outputs or graph.outputs
-        key = self.key(graph, inputs, outputs)
+        wanted = WantedEngine(name, graph, tuple(inputs or graph.inputs), tuple(outputs or graph.outputs))
+        key = self.key(graph, wanted.inputs, wanted.outputs)
+        made = self._made(wanted, key)
+        return BuiltEngine(name, key.graph, key.digest, made.cached, made.seconds, made.bytes, made.blob)
+
+    def _made(self, wanted: WantedEngine, key: EngineKey) -> Stored:
+        name, graph = wanted.name, wanted.graph
 
         def compile_into(workdir: Path) -> EngineBlob:
             self.progress(f"compiling {name}")
             self._check_supported(name, graph)
-            return self.target.compile(graph, inputs, outputs, self.profile, workdir, self.progress)
+            return self.target.compile(graph, wanted.inputs, wanted.outputs, self.profile, workdir, self.progress)
 
-        stored = self.store.get_or_build(key, compile_into, self.progress)
-        return BuiltEngine(
-            name,
-            key.graph,
-            key.digest,
-            stored.cached,
-            stored.seconds,
-            stored.bytes,
-            stored.blob.inputs,
-            stored.blob.outputs,
-        )
+        return self.store.get_or_build(key, compile_into, self.progress)
 
     def _check_supported(self, name: str, graph: Graph) -> None:
         problems = self.target.supports(graph, self.profile)

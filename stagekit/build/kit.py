@@ -11,23 +11,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from stagekit import targets
 from stagekit.build.compile import resolve_profile
 from stagekit.build.deploy import compile_bundles
-from stagekit.build.engines import Builder, BuiltEngine
+from stagekit.build.engines import Builder, WantedEngine
 from stagekit.build.place import Output
 from stagekit.errors import UsageError
-from stagekit.graph import Graph, TensorSpec
 from stagekit.quant.record import load as load_record
-from stagekit.store import Store
-from stagekit.target import Availability, Profile, Progress, Target, silent
-
-
-@dataclass(frozen=True, slots=True)
-class WantedEngine:
-    """A graph to be built elsewhere, with the formats of its edges."""
-
-    name: str
-    graph: Graph
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+from stagekit.store import EngineKey, Store, Stored
+from stagekit.target import Availability, EngineBlob, Profile, Progress, Target, silent
 
 
 @runtime_checkable
@@ -49,17 +38,9 @@ class Collector(Builder):
     runs_here: ClassVar[bool] = False
     wanted: list[WantedEngine] = field(default_factory=list)
 
-    def build(
-        self,
-        name: str,
-        graph: Graph,
-        inputs: Sequence[TensorSpec] | None = None,
-        outputs: Sequence[TensorSpec] | None = None,
-    ) -> BuiltEngine:
-        takes, gives = tuple(inputs or graph.inputs), tuple(outputs or graph.outputs)
-        self.wanted.append(WantedEngine(name, graph, takes, gives))
-        key = self.key(graph, takes, gives)
-        return BuiltEngine(name, key.graph, key.digest, False, 0.0, 0, takes, gives)
+    def _made(self, wanted: WantedEngine, key: EngineKey) -> Stored:
+        self.wanted.append(wanted)
+        return Stored(EngineBlob(self.store.root, (), wanted.inputs, wanted.outputs), False, 0.0, 0)
 
 
 class _Elsewhere:

@@ -6,12 +6,12 @@ Here they meet the boundaries of one bundle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from stagekit.bundle import Boundary, Frame, HeadEntry, PromptEntry, TaskManifest, read_graph
+from stagekit.bundle import Boundary, Frame, HeadEntry, PromptEntry, StagesManifest, TaskManifest, read_graph
 from stagekit.errors import BundleError, nearest
 from stagekit.graph import Graph
 from stagekit.graph.idle import without_idle_nodes
@@ -23,13 +23,22 @@ from stagekit.graph.tokens import TokenGrid, over_tokens
 Output = Literal["labels", "logits"]
 
 
-def stage_graph(graph: Graph, inputs: Sequence[tuple[str, str]], boundary: Boundary) -> Graph:
-    """A stage's graph with the axis names of its edges.
+def float_stages(stages: Path, bundle: StagesManifest) -> list[tuple[str, Graph]]:
+    """The stages' graphs by name, in order, with the axis names of their edges."""
+    edges = [bundle.frame.spec, *(t for entry in bundle.stages for t in entry.boundary.tensors)]
+    layouts = {spec.name: spec.layout for spec in edges}
+    return [(entry.name, read_graph(stages, entry).with_layouts(layouts)) for entry in bundle.stages]
 
-    Args:
-        inputs: (name, layout) of what it takes.
-    """
-    return graph.with_layouts({**dict(inputs), **{t.name: t.layout for t in boundary.tensors}})
+
+def spm_graphs(
+    task: Path, manifest: TaskManifest, boundaries: Mapping[str, Boundary]
+) -> Iterator[tuple[PromptEntry, Boundary, Graph]]:
+    """A task's SPMs in order, each with the boundary that it prompts; see :func:`spm_graph`."""
+    before: Boundary | None = None
+    for entry in manifest.prompts:
+        boundary = boundaries[entry.boundary]
+        yield entry, boundary, spm_graph(task, entry, boundary, before, len(manifest.classes))
+        before = boundary
 
 
 def spm_graph(task: Path, entry: PromptEntry, boundary: Boundary, before: Boundary | None, classes: int) -> Graph:

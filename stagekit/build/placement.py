@@ -15,9 +15,9 @@ from pathlib import Path
 
 from stagekit import targets
 from stagekit.build.engines import Builder
-from stagekit.build.place import check_task, head_graph, spm_graph, stage_graph
+from stagekit.build.place import check_task, float_stages, head_graph, spm_graphs
 from stagekit.build.plan import sample
-from stagekit.bundle import StagesManifest, TaskManifest, read_graph, read_manifest
+from stagekit.bundle import StagesManifest, TaskManifest, read_manifest
 from stagekit.errors import StagekitError
 from stagekit.graph import Graph
 from stagekit.runtime.lanes import direct
@@ -101,26 +101,17 @@ def _graphs(stages: Path, tasks: Sequence[Path]) -> tuple[list[tuple[str, Graph]
     """Stages, adapters, and the bytes that go from one to the other and back."""
     bundle = read_manifest(stages, StagesManifest)
     boundaries = {s.boundary.name: s.boundary for s in bundle.stages}
-    takes = [(bundle.frame.spec.name, bundle.frame.spec.layout)]
-    backbone: list[tuple[str, Graph]] = []
-    for entry in bundle.stages:
-        backbone.append((entry.name, stage_graph(read_graph(stages, entry), takes, entry.boundary)))
-        takes = [(t.name, t.layout) for t in entry.boundary.tensors]
     adapters: list[tuple[str, Graph]] = []
     moved = 0
     for path in tasks:
         task = read_manifest(path, TaskManifest)
         check_task(path, task, bundle.backbone.id, boundaries)
-        before = None
-        for index, prompt in enumerate(task.prompts):
-            boundary = boundaries[prompt.boundary]
-            graph = spm_graph(path, prompt, boundary, before, len(task.classes))
+        for index, (_, boundary, graph) in enumerate(spm_graphs(path, task, boundaries)):
             adapters.append((f"{task.name}/spm{index}", graph))
             moved += 2 * boundary.spec.bind(batch=1).nbytes()
-            before = boundary
         adapters.append((f"{task.name}/head", head_graph(path, task.head, boundaries, bundle.frame, "labels")))
         moved += sum(boundaries[name].spec.bind(batch=1).nbytes() for name in task.head.reads)
-    return backbone, adapters, moved
+    return float_stages(stages, bundle), adapters, moved
 
 
 def _seconds(builder: Builder, graphs: Sequence[tuple[str, Graph]]) -> float:
@@ -129,10 +120,7 @@ def _seconds(builder: Builder, graphs: Sequence[tuple[str, Graph]]) -> float:
     batch = builder.profile.batch[0]
     with ExitStack() as engines:
         for name, graph in graphs:
-            builder.build(name, graph)
-            blob = builder.store.get(builder.key(graph, graph.inputs, graph.outputs))
-            assert blob is not None, "it was built just now"
-            engine = builder.target.load(blob, builder.profile)
+            engine = builder.target.load(builder.build(name, graph).blob, builder.profile)
             engines.callback(engine.close)
             run, inputs = direct(engine), sample(graph.inputs, batch)
             spent = []

@@ -179,9 +179,7 @@ class _Bench:
         made = builder.build(name, graph, inputs, outputs)
         if not made.cached:
             self.built.add(made.digest)
-        blob = builder.store.get(builder.key(graph, inputs, outputs))
-        assert blob is not None, "it was built just now"
-        engine = builder.target.load(blob, builder.profile)
+        engine = builder.target.load(made.blob, builder.profile)
         engines.callback(engine.close)
         return direct(engine)
 

@@ -25,6 +25,9 @@ Rename = tuple[str, str | Callable[[re.Match[str]], str]]
 """A pattern that a whole name must match, and its replacement as in ``re.sub``."""
 
 LISTED = 20
+FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
+"""What torch's reader of tensors alone refused, in a message that goes on to advise running it."""
+
 PREFIXES: tuple[Rename, ...] = ((r"(?:module\.)?(?:backbone\.)?(.+)", r"\1"),)
 # BatchNorm's count of training steps is no part of the function, and not every library stores it.
 COUNTER = "num_batches_tracked"
@@ -158,7 +161,14 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can make the unpickler raise nearly anything
-        raise _damaged(path, "PyTorch file of tensors alone", error) from error
+        foreign = FOREIGN.search(str(error))
+        if foreign is None:
+            raise _damaged(path, "PyTorch file", f"it is damaged or none ({path.stat().st_size} bytes)") from error
+        raise WeightsError(
+            f"beside tensors it holds {foreign[1]}, which is code that reading it would run",
+            where=path,
+            remedy="where you trust it, load it in PyTorch and save its tensors alone: model.state_dict()",
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -217,13 +227,9 @@ def _encoder(graph: onnx.GraphProto) -> dict[str, Tensor]:
     return state
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
+def _damaged(path: Path, kind: str, error: Exception | str) -> WeightsError:
     reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return WeightsError(
-        f"not a readable {kind}: {reason}",
-        where=path,
-        remedy="fetch the file again, or save its state dict as .safetensors where you trust it",
-    )
+    return WeightsError(f"not a readable {kind}: {reason}", where=path, remedy="fetch the file again")
 
 
 def _listed(kind: str, names: Iterable[str]) -> list[str]:

@@ -74,8 +74,7 @@ def quantise_adapter(
     quantizations = {t: activation_quantization(s, scheme, calibration.method) for t, s in seen.items()}
     quantizations |= {t: edges[t][1] for t in positions.integer_inputs}
     corrected = with_corrected_biases(graph, positions, quantizations, seen, scheme)
-    if scheme.bias_bits < 32:
-        corrected = with_short_biases(corrected, positions, quantizations, seen, scheme)
+    corrected = with_short_biases(corrected, positions, quantizations, seen, scheme)
     quantised = insert_qdq(corrected, positions, quantizations, scheme)
     return with_integer_edges(quantised, {t: e for t, e in edges.items() if t in outputs})
 

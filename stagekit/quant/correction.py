@@ -17,7 +17,7 @@ from stagekit.graph import Graph
 from stagekit.graph.constants import add_constant
 from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import Array, dequantise
-from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
+from stagekit.quant.positions import Positions, biased_products
 from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
@@ -40,20 +40,14 @@ def with_corrected_biases(
         quantizations: of the tensors that the positions name; likewise ``statistics``.
     """
     model = graph.edit()
-    for node in [n for n in model.graph if str(n.name) in positions.nodes and n.op_type in PRODUCTS]:
-        weight, data = weight_of(node.inputs[1]), node.inputs[0]
-        source = positions.tensors.get(str(data.name)) if data is not None else None
-        reader = bias_reader(node)
-        if weight is None or source is None or reader is None:
-            continue
-        rounded = mean_error(node, weight.numpy(), quantizations[source], statistics[source].channel_mean, scheme)
-        value = reader[0].inputs[reader[1]]
-        bias = weight_of(value)
-        if rounded is None or bias is None or value is None or bias.size != rounded.size:
-            continue
-        corrected = (bias.numpy() - rounded.reshape(bias.shape.numpy())).astype(np.float32)
-        fresh = add_constant(model.graph, f"{value.name}/{node.name}/corrected", corrected)
-        reader[0].replace_input_with(reader[1], fresh)
+    for found in biased_products(model.graph, positions):
+        data, mean = quantizations[found.source], statistics[found.source].channel_mean
+        rounded = mean_error(found.node, found.weight, data, mean, scheme)
+        if rounded is not None and found.bias.size == rounded.size:
+            reader, index = found.reader
+            name = f"{reader.inputs[index].name}/{found.node.name}/corrected"  # type: ignore[union-attr]  # its bias
+            corrected = (found.bias - rounded.reshape(found.bias.shape)).astype(np.float32)
+            reader.replace_input_with(index, add_constant(model.graph, name, corrected))
     return replace(graph, model=model)
 
 

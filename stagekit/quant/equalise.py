@@ -6,8 +6,7 @@ multiplying column i of W2 by it changes nothing and gives both the range ``sqrt
 weight has one scale for all its channels, depthwise convolutions above all.
 
 ``f`` may be nothing or Relu. ReLU6 is not linear in its argument's scale: ``min(max(x, 0), 6)`` becomes a clip at
-``6 / s_i`` in channel i, a Relu and a Min, which runtimes do not merge into the convolution. So channels that
-share a clip are equalised only where that is asked for, and the Min is left out where no value reaches it.
+``6 / s_i`` in channel i, a Relu and a Min, which runtimes do not merge into the convolution.
 
 In a transformer LayerNorms are evened out as well (:mod:`stagekit.quant.norms`), keys lose what they have in common
 (:mod:`stagekit.quant.centre`), and a product whose channels are then multiplied by constants (LayerScale) gives those
@@ -16,7 +15,7 @@ constants what its own output channels differ by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +31,9 @@ from stagekit.quant.positions import bias_reader, weight_of
 BIAS_SHARE = 1.0
 """A bias counts as a range too, at this share of what it is next to the others': where biases share one scale of few
 bits, a channel of small weights and a large bias, scaled up, would cost all others theirs."""
+
+ROUNDS = 2
+"""Passes over all pairs; scales settle along a chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,35 +54,25 @@ def prepared(graph: Graph, equalised: bool) -> Graph:
     return equalise(graph) if equalised else even_norms(graph)
 
 
-def equalise(graph: Graph, clipped: bool = True, reach: Mapping[str, Array] | None = None, rounds: int = 2) -> Graph:
-    """The same function with weights of more even ranges.
-
-    Args:
-        clipped: also pairs with a Clip at zero and some limit between them.
-        reach: largest value by channel of tensors behind a Clip, where measured; one that stays below the limit
-            in every channel needs no Min.
-        rounds: passes over all pairs; scales settle along a chain.
-    """
+def equalise(graph: Graph) -> Graph:
+    """The same function with weights of more even ranges."""
     model = even_norms(graph).edit()
     centre_keys(model.graph)
     limits: dict[str, Array] = {}
     for node in [n for n in model.graph if n.op_type == "Mul"]:
         _balance_scale(model.graph, node)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for pair in _pairs(model.graph):
             if pair.activation is None or pair.activation.op_type == "Relu":
                 _balance(model.graph, pair)
-            elif clipped and (limit := _limit(pair.activation)) is not None:
+            elif (limit := _limit(pair.activation)) is not None:
                 factors = _balance(model.graph, pair)
                 name = str(pair.activation.outputs[0].name)
                 limits[name] = limits.get(name, np.full(factors.size, limit)) / factors
     for node in list(model.graph):
         name = str(node.outputs[0].name) if node.outputs else ""
         if name in limits:
-            original = _limit(node)
-            measured = None if reach is None else reach.get(name)
-            capped = measured is None or original is None or bool((measured >= original).any())
-            _unclip(model.graph, node, limits[name] if capped else None)
+            _unclip(model.graph, node, limits[name])
     return replace(graph, model=model)
 
 
@@ -183,24 +175,18 @@ def _limit(node: ir.Node) -> float | None:
     return float(high.numpy())
 
 
-def _unclip(graph: ir.Graph, node: ir.Node, limits: Array | None) -> None:
-    """Relu, and where a value may reach it, a limit for each channel."""
-    old = node.outputs[0]
+def _unclip(graph: ir.Graph, node: ir.Node, limits: Array) -> None:
+    """Relu, and a limit for each channel."""
+    old, name = node.outputs[0], str(node.outputs[0].name)
+    shape = (1, -1) + (1,) * (len(old.shape or ()) - 2)
     relu = ir.node("Relu", [node.inputs[0]], name=f"{node.name}/relu")
-    nodes, value = [relu], relu.outputs[0]
-    value.type, value.shape = old.type, old.shape
-    if limits is not None:
-        value.name = f"{old.name}/unlimited"
-        shape = (1, -1) + (1,) * (len(old.shape or ()) - 2)
-        constant = _constant(graph, f"{old.name}/limits", limits.reshape(shape))
-        nodes.append(ir.node("Min", [value, constant], name=f"{node.name}/min"))
-        value = nodes[-1].outputs[0]
-        value.type, value.shape = old.type, old.shape
-    name = str(old.name)
+    constant = _constant(graph, f"{name}/limits", limits.reshape(shape))
+    limited = ir.node("Min", [relu.outputs[0], constant], name=f"{node.name}/min")
     old.name = f"{name}/unused"
-    value.name = name
-    old.replace_all_uses_with(value, replace_graph_outputs=True)
-    graph.insert_after(node, nodes)
+    for made, called in ((relu.outputs[0], f"{name}/unlimited"), (limited.outputs[0], name)):
+        made.type, made.shape, made.name = old.type, old.shape, called
+    old.replace_all_uses_with(limited.outputs[0], replace_graph_outputs=True)
+    graph.insert_after(node, [relu, limited])
     graph.remove(node, safe=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stagekit.graph import Graph
-from stagekit.graph.cost import macs, node_macs
+from stagekit.graph.cost import node_macs
 from stagekit.quant.positions import PRODUCTS, Positions
 
 Array = np.ndarray[Any, Any]
@@ -33,8 +33,3 @@ def integer_macs(graph: Graph, positions: Positions) -> int:
     """Multiply-accumulates of the products that compute in integers, for one image; ``graph`` is the float one."""
     nodes = [n for n in graph.body if n.op_type in PRODUCTS and str(n.name) in positions.nodes]
     return sum(node_macs(n) for n in nodes)
-
-
-def integer_share(graph: Graph, positions: Positions) -> float:
-    """:func:`integer_macs` over all."""
-    return integer_macs(graph, positions) / max(macs(graph), 1)

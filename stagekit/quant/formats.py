@@ -29,11 +29,13 @@ class NumberFormat:
         dtype: ``int8``, ``uint8``, ``int16`` or ``int32``.
         symmetric: zero point 0 and, for signed types, as many levels below zero as above.
         grid: which scales are allowed.
+        bits: that are used, where they are fewer than the type has.
     """
 
     dtype: str
     symmetric: bool
     grid: Grid = "float"
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("int8", "uint8", "int16", "int32"):
@@ -43,11 +45,14 @@ class NumberFormat:
     def low(self) -> int:
         """The smallest stored value that is used."""
         info = np.iinfo(DTYPES[self.dtype])
-        return int(info.min) + (1 if self.symmetric and info.min < 0 else 0)
+        if info.min == 0:
+            return 0
+        return -self.high - (0 if self.symmetric else 1)
 
     @property
     def high(self) -> int:
-        return int(np.iinfo(DTYPES[self.dtype]).max)
+        info = np.iinfo(DTYPES[self.dtype])
+        return int(info.max) >> (info.bits - (self.bits or info.bits))
 
     def fit(self, minimum: float, maximum: float) -> Quantization:
         """The scale and zero point that hold [minimum, maximum] and zero, exactly.

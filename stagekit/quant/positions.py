@@ -13,10 +13,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from stagekit.graph import Graph
@@ -101,6 +103,32 @@ def bias_reader(node: ir.Node) -> tuple[ir.Node, int] | None:
         return None
     other = 1 - users[0][1]
     return (users[0][0], other) if weight_of(users[0][0].inputs[other]) is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class BiasedProduct:
+    """A product in integers, of an activation and a weight, with a constant bias.
+
+    Args:
+        source: the tensor whose scale the activation has.
+        reader: the node and input at which the bias comes in.
+    """
+
+    node: ir.Node
+    weight: np.ndarray[Any, Any]
+    source: str
+    reader: tuple[ir.Node, int]
+    bias: np.ndarray[Any, Any]
+
+
+def biased_products(graph: ir.Graph, positions: Positions) -> Iterator[BiasedProduct]:
+    """Those of a graph; the walk goes on over a graph whose weights and biases are replaced meanwhile."""
+    for node in [n for n in graph if str(n.name) in positions.nodes and n.op_type in PRODUCTS]:
+        data, weight, reader = node.inputs[0], weight_of(node.inputs[1]), bias_reader(node)
+        bias = weight_of(reader[0].inputs[reader[1]]) if reader else None
+        source = positions.tensors.get(str(data.name)) if data is not None else None
+        if source is not None and weight is not None and reader is not None and bias is not None:
+            yield BiasedProduct(node, weight.numpy(), source, reader, bias.numpy())
 
 
 def merged_output(node: ir.Node) -> ir.Value:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from stagekit.cpu import adds_pairs_in_16_bits
 from stagekit.errors import UsageError, nearest
 from stagekit.quant.formats import Grid, NumberFormat
-from stagekit.quant.positions import Positions
 from stagekit.target import Option, Profile
+
+if TYPE_CHECKING:
+    from stagekit.quant.positions import Positions
 
 Bias = Literal["float", "int32"]
 
@@ -27,6 +30,9 @@ SCHEME_OPTIONS: Mapping[str, Option] = {
     "activation": Option(str, "int8 activations are stored as int8 (default), uint8 or int16", affects_engine=False),
     "activation_symmetric": Option(bool, "zero point 0 for activations; true", affects_engine=False),
     "weight": Option(str, "int8 weights are stored as int8 (default) or int16", affects_engine=False),
+    "weight_bits": Option(
+        str, "of int8 weights: 8 (default), 7, or cpu: 7 where a processor adds pairs in 16 bits", affects_engine=False
+    ),
     "headroom": Option(int, "bits left free above the range that calibration saw; 0", affects_engine=False),
     "bias_bits": Option(int, "bits of a device's biases, on a grid of their own; 32", affects_engine=False),
     "bias": Option(str, "biases stay float (default) or become int32 with their own DQ", affects_engine=False),
@@ -91,7 +97,7 @@ def scheme_of(profile: Profile) -> QuantScheme:
     wide = _choice(profile, "wide", activation, (activation, "int16"))
     return QuantScheme(
         NumberFormat(activation, symmetric, grid),
-        NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid),
+        NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid, _weight_bits(profile)),
         bias,
         bool(profile.options.get("per_channel", True)),
         headroom=headroom,
@@ -100,6 +106,12 @@ def scheme_of(profile: Profile) -> QuantScheme:
         channel_exponents=bool(profile.options.get("channel_exponents", False)),
         wide=NumberFormat(wide, True, grid) if wide != activation else None,
     )
+
+
+def _weight_bits(profile: Profile) -> int | None:
+    """Fewer than a weight's type has, or ``None``."""
+    stated = _choice(profile, "weight_bits", "8", ("8", "7", "cpu"))
+    return 7 if stated == "7" or (stated == "cpu" and adds_pairs_in_16_bits()) else None
 
 
 def _choice(profile: Profile, option: str, default: str, known: tuple[str, ...]) -> Any:

@@ -20,7 +20,7 @@ from stagekit.graph import Graph
 from stagekit.graph.constants import replace_weight
 from stagekit.graph.spec import Quantization
 from stagekit.quant.formats import Array, dequantise
-from stagekit.quant.positions import PRODUCTS, Positions, bias_reader, weight_of
+from stagekit.quant.positions import Positions, biased_products
 from stagekit.quant.rounding import quantise_weight
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.statistics import Statistics
@@ -36,18 +36,18 @@ def with_short_biases(
 ) -> Graph:
     """The graph with biases on the grid of ``scheme.bias_bits`` and weights rounded to make up for it.
 
+    The same graph where biases have all bits, or weights a scale for each channel.
+
     Args:
         graph: its biases corrected for weights rounded as :mod:`stagekit.quant.rounding` does.
         quantizations: of the tensors that the positions name; likewise ``statistics``.
     """
+    if scheme.per_channel or scheme.bias_bits >= 32:
+        return graph
     model = graph.edit()
-    for node in [n for n in model.graph if str(n.name) in positions.nodes and n.op_type in PRODUCTS]:
-        weight, data, reader = weight_of(node.inputs[1]), node.inputs[0], bias_reader(node)
-        source = positions.tensors.get(str(data.name)) if data is not None else None
-        bias = weight_of(reader[0].inputs[reader[1]]) if reader else None
-        if weight is None or source is None or reader is None or bias is None or scheme.per_channel:
-            continue
-        real, wanted = weight.numpy().astype(np.float64), bias.numpy().astype(np.float64).reshape(-1)
+    for found in biased_products(model.graph, positions):
+        node, source = found.node, found.source
+        real, wanted = found.weight.astype(np.float64), found.bias.astype(np.float64).reshape(-1)
         means = _means(node, real, statistics[source].channel_mean)
         channels = channel_axis(node, real.ndim)
         if means is None or channels is None or real.shape[channels] != wanted.size:
@@ -61,7 +61,7 @@ def with_short_biases(
             _flip(row / fitted.scale[0], held, mean * fitted.scale[0], error, scheme.weight.low, scheme.weight.high)
         rounded = np.moveaxis(dequantise(stored, fitted).reshape(moved.shape), 0, channels)
         replace_weight(model.graph, node, 1, rounded, "short")
-        replace_weight(model.graph, *reader, short.reshape(bias.shape.numpy()), "short")
+        replace_weight(model.graph, *found.reader, short.reshape(found.bias.shape), "short")
     return replace(graph, model=model)
 
 

@@ -102,10 +102,10 @@ def quantise_stages(
             quantizations |= scales_by_channel(graph, positions, seen, scheme.activation)
         quantizations |= {t: arriving[t] for t in positions.integer_inputs}
         known = {**seen, **evened, **{t: means[t] for t in positions.integer_inputs}}
-        corrected = with_corrected_biases(graph, positions, quantizations, known, scheme) if correct_biases else graph
-        if correct_biases and scheme.bias_bits < 32:
-            corrected = with_short_biases(corrected, positions, quantizations, known, scheme)
-        graphs.append(insert_qdq(corrected, positions, quantizations, scheme))
+        if correct_biases:
+            graph = with_corrected_biases(graph, positions, quantizations, known, scheme)
+            graph = with_short_biases(graph, positions, quantizations, known, scheme)
+        graphs.append(insert_qdq(graph, positions, quantizations, scheme))
         outputs = [s.name for s in graph.outputs if s.name in positions.tensors]
         arriving = {t: quantizations[positions.tensors[t]] for t in outputs}
         means = {t: known[positions.tensors[t]] for t in outputs}

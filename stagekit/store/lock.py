@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stagekit.store.files import ELSEWHERE, clear_failures
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -19,9 +21,17 @@ Waiting = Callable[[str], None]
 
 
 @contextmanager
-def held(path: Path, waiting: Waiting) -> Iterator[None]:
-    """Holds the lock at ``path``, waiting for as long as another process or thread has it."""
-    descriptor = _acquire(path, waiting)
+def held(path: Path, waiting: Waiting, root: Path | None = None, remedy: str = ELSEWHERE) -> Iterator[None]:
+    """Holds the lock at ``path``, waiting for as long as another process or thread has it.
+
+    Args:
+        root: what it is a lock of, for messages; its folder by default. Likewise ``remedy``.
+
+    Raises:
+        StoreError: the lock cannot be taken. What its body raises comes through as it is.
+    """
+    with clear_failures(root or path.parent, remedy):
+        descriptor = _acquire(path, waiting)
     assert descriptor is not None  # only one who does not wait leaves empty-handed
     try:
         yield

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -110,9 +110,8 @@ class Store:
         record, damages = self._look(digest)
         cached = record is not None and not damages
         if not cached:
-            with ExitStack() as locked:
+            with held(self._layout.lock(digest), lambda pid: progress(_waiting(pid, digest)), self.root):
                 with clear_failures(self.root):
-                    locked.enter_context(held(self._layout.lock(digest), lambda pid: progress(_waiting(pid, digest))))
                     record = self._take(digest)
                 cached = record is not None
                 record = record or build_and_publish(self._layout, key, build, self.clock)

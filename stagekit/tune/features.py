@@ -15,6 +15,7 @@ from stagekit.errors import UsageError
 from stagekit.models.prompted import PromptedNetwork
 from stagekit.tune.augment import Augment
 from stagekit.tune.batches import Draw, Images, Order, generator
+from stagekit.tune.precision import autocast, precision_of
 from stagekit.tune.sections import TrainSection
 
 
@@ -78,7 +79,7 @@ def cache_features(
     Raises:
         UsageError: they would take more memory than ``train.cache_megabytes``.
     """
-    precision = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    precision = precision_of(train, device)
     count = len(images) * variants
     features: list[Tensor] = []
     labels = torch.empty(0)
@@ -87,7 +88,7 @@ def cache_features(
         draws = range(position * variants, (position + 1) * variants)
         drawn = [augment(image, mask, generator(train.seed, Draw.CACHE, number)) for number in draws]
         frames = torch.stack([torch.from_numpy(frame.copy()) for frame, _ in drawn]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+        with autocast(train, device):
             prefix = network.prefix(frames)
         if position == 0:
             _check_memory(prefix, count, precision, train)

@@ -24,6 +24,7 @@ from stagekit.tune import checkpoint
 from stagekit.tune.checkpoint import Progressed
 from stagekit.tune.interrupt import deferred_interrupts
 from stagekit.tune.memory import keep_freed_memory
+from stagekit.tune.precision import autocast
 from stagekit.tune.recipe import Recipe
 from stagekit.tune.schedule import create_optimizer, rate_factor, set_rates
 
@@ -154,7 +155,7 @@ def _step(
     total = torch.zeros((), device=device)
     optimizer.zero_grad(set_to_none=True)
     for inputs, labels in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+        with autocast(recipe.train, device):
             output = _forward(network, inputs, device)
         loss = segmentation_loss(
             output,

@@ -196,7 +196,7 @@ class TrainSection(Section):
         momentum: of ``sgd``.
         warmup: steps of linear rise, before the poly decay of exponent ``power``.
         seed: of initialisation, order, augmentation and dropout.
-        precision: ``bf16`` is autocast, weights stay float32.
+        precision: ``bf16`` is autocast, weights stay float32; ``auto`` takes it where the device computes it itself.
         class_weights: one for each class, or ``balanced`` for 1 / sqrt(frequency) scaled to a mean of 1.
         eval_every: steps between scores on ``val`` (and checkpoints); the end always has one.
         cache: ``auto`` caches features before the first prompt while no augmentation changes them; a number
@@ -220,7 +220,7 @@ class TrainSection(Section):
     warmup: int = Field(20, ge=0)
     power: float = Field(0.9, ge=0)
     seed: int = Field(0, ge=0)
-    precision: Literal["bf16", "f32"] = "bf16"
+    precision: Literal["auto", "bf16", "f32"] = "auto"
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     eval_every: int = Field(50, gt=0)
     cache: Literal["auto", "off"] | int = "auto"

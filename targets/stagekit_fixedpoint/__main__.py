@@ -18,10 +18,10 @@ from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.data.geometry import Geometry
 from stagekit.data.images import read_image
 from stagekit.errors import StagekitError, UsageError
+from stagekit_fixedpoint import reference
 from stagekit_fixedpoint.device import load_device
 from stagekit_fixedpoint.engine import to_stored
 from stagekit_fixedpoint.export import export
-from stagekit_fixedpoint.fast import Fast
 from stagekit_fixedpoint.program import Array
 from stagekit_fixedpoint.report import report, roofline
 from stagekit_fixedpoint.target import FixedPointTarget, load_program
@@ -64,10 +64,10 @@ def write_memory(deployment: Path, output: Path, image: Path | None, device_file
         program, folder = load_program(deployment / ENGINES / stage.engine), output / stage.name
         given = {n: to_stored(v, program.tensors[n]) for n, v in zip(program.inputs, values, strict=False)}
         whole = len(given) == len(program.inputs)
-        files = export(program, folder, {n: v.astype(np.int64) for n, v in given.items()} if whole else None)
+        seen = reference.run(program, given, keep=True) if whole else None
+        files = export(program, folder, seen)
         (folder / "roofline.txt").write_text(roofline(report(program, device), device) + "\n", encoding="utf-8")
-        found = Fast(program).run(given) if whole else {}
-        values = [found[n] for n in program.outputs] if whole else []
+        values = [seen[n] for n in program.outputs] if seen else []
         lines.append(f"{folder}: {len(program.steps)} layers, {len(files) - 2} vectors")
     return lines
 

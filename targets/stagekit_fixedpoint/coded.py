@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,14 @@ class OnnxBuilder:
         self.constants[name] = numpy_helper.from_array(value, name)
         return name
 
+    def weight(self, array: Array, channels: Sequence[int]) -> tuple[str, str]:
+        """Names of an 8-bit weight and its zero points, of shape ``channels``; signed where kernels take it whole."""
+        if signed_weights_are_exact():
+            return self.constant(array, np.int8), self.constant(np.zeros(channels), np.int8)
+        return self.constant(np.asarray(array, np.int16) + 128, np.uint8), self.constant(
+            np.full(channels, 128), np.uint8
+        )
+
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, **attributes))
 
@@ -62,6 +71,22 @@ class OnnxBuilder:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
+
+
+@cache
+def signed_weights_are_exact() -> bool:
+    """Whether this processor multiplies unsigned by signed bytes without saturating sums of two in 16 bits.
+
+    Those with AVX2 alone do saturate; unsigned weights take another kernel there, which is slower and exact.
+    """
+    net = OnnxBuilder()
+    net.input("x", (1, 64))
+    one, zero = net.constant(1, np.float32), net.constant(0, np.uint8)
+    scale, signed = net.constant(2.0**-13, np.float32), net.constant(0, np.int8)
+    weight, bias = net.constant(np.full((64, 8), 127), np.int8), net.constant(np.zeros(8), np.int32)
+    net.node("QGemm", ["x", one, zero, weight, scale, signed, bias, one, zero], "y", CONTRIB)
+    found = net.session(("y",), 1).run(None, {"x": np.full((1, 64), 255, np.uint8)})[0]
+    return bool((found == round(64 * 255 * 127 / 2**13)).all())
 
 
 def stored_shape(tensor: Tensor) -> tuple[int, ...]:

@@ -12,25 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from stagekit_fixedpoint import reference
 from stagekit_fixedpoint.arithmetic import Ints
 from stagekit_fixedpoint.files import pack_arrays, to_json
 from stagekit_fixedpoint.program import Program
 
 
-def export(program: Program, folder: Path, inputs: Mapping[str, Ints] | None = None) -> list[Path]:
+def export(program: Program, folder: Path, values: Mapping[str, Ints] | None = None) -> list[Path]:
     """Writes the images into a folder; returns the files.
 
     Args:
-        inputs: stored integers by input name; without them no vectors are written.
+        values: of every tensor, by name, for some images; without them no vectors are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "program.json", folder / "memory.npz"]
     files[0].write_text(to_json(program), encoding="utf-8")
     files[1].write_bytes(pack_arrays(program.arrays))
-    if inputs is None:
+    if values is None:
         return files
-    values = reference.run(program, inputs, keep=True)
     (folder / "vectors").mkdir(exist_ok=True)
     for index, step in enumerate(program.steps):
         path = folder / "vectors" / f"{index:03}_{re.sub(r'[^A-Za-z0-9_.-]', '_', step.name)}.npz"

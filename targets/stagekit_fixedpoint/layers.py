@@ -1,11 +1,10 @@
-"""What the device model needs to know of a layer, from a program or, for published networks, from their definition."""
+"""What the device model needs to know of a layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from stagekit_fixedpoint import program as p
-from stagekit_fixedpoint.networks import DEPTHS, Variant
 from stagekit_fixedpoint.program import Program, Tensor
 
 
@@ -86,45 +85,3 @@ def _width(tensor: Tensor) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.elements * _width(tensor)
-
-
-def resnet_layers(depth: int, variant: Variant, size: int = 224, classes: int = 1000) -> list[Layer]:
-    """The layers of :func:`stagekit_fixedpoint.networks.resnet` in 8 bits, without making its weights."""
-    made: list[Layer] = []
-
-    def conv(x: str, ins: int, outs: int, kernel: int, stride: int, side: int) -> tuple[str, int]:
-        out, after = f"t{len(made)}", -(-side // stride)
-        weights = ins * outs * kernel**2
-        made.append(
-            Layer(out, (x,), out, (ins * side**2,), outs * after**2, weights, after, after, ins, outs, (kernel, kernel))
-        )
-        return out, after
-
-    def elementwise(inputs: tuple[str, ...], before: int, after: int) -> str:
-        out = f"t{len(made)}"
-        made.append(Layer(out, inputs, out, (before,) * len(inputs), after))
-        return out
-
-    x, side = conv("x", 3, 64, 7, 2, size)
-    x, side = elementwise((x,), 64 * side**2, 64 * (side // 2) ** 2), side // 2
-    channels = 64
-    for stage, units in enumerate(DEPTHS[depth]):
-        width = 64 * 2**stage
-        for unit in range(units):
-            last = stage < 3 and unit == units - 1
-            stride = 2 if (last if variant == "last" else stage > 0 and unit == 0) else 1
-            first, middle = (stride, 1) if variant == "v1" else (1, stride)
-            inner, inside = conv(x, channels, width, 1, first, side)
-            inner, inside = conv(inner, width, width, 3, middle, inside)
-            inner, inside = conv(inner, width, 4 * width, 1, 1, inside)
-            if channels != 4 * width:
-                x, side = conv(x, channels, 4 * width, 1, stride, side)
-            elif stride > 1:
-                x, side = elementwise((x,), channels * side**2, channels * inside**2), inside
-            channels = 4 * width
-            x = elementwise((inner, x), channels * side**2, channels * side**2)
-    x = elementwise((x,), channels * side**2, channels)
-    made.append(
-        Layer("logits", (x,), "logits", (channels,), classes, channels * classes, 1, 1, channels, classes, (1, 1))
-    )
-    return made

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from stagekit.errors import CompileError
@@ -21,8 +20,9 @@ from stagekit.target import Unsupported
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.device import Device
-from stagekit_fixedpoint.host import hosted
-from stagekit_fixedpoint.program import Program, Step
+from stagekit_fixedpoint.hosting import hosted
+from stagekit_fixedpoint.layers import layers_of
+from stagekit_fixedpoint.program import Program
 from stagekit_fixedpoint.rules import RULES, unknown
 from stagekit_fixedpoint.values import Refused, Value
 
@@ -74,17 +74,7 @@ def lowered(graph: Graph, device: Device, host: bool = False) -> Lowered:
 
 def macs(program: Program) -> int:
     """Multiply-accumulates of one image."""
-    return sum(step_macs(program, step) for step in program.steps)
-
-
-def step_macs(program: Program, step: Step) -> int:
-    """Multiply-accumulates of one step; 0 for steps that are no sums of products."""
-    out = program.tensors[step.output].elements
-    if isinstance(step, p.Convolution):
-        return out * int(np.prod(program.arrays[step.weight].shape[1:]))
-    if isinstance(step, p.Linear):
-        return out * len(program.arrays[step.weight])
-    return out * program.tensors[step.inputs[0]].shape[-1] if isinstance(step, p.Product) else 0
+    return sum(layer.macs for layer in layers_of(program))
 
 
 def add(builder: Builder, node: ir.Node) -> None:

@@ -1,4 +1,4 @@
-"""ResNets as float ONNX graphs with seeded weights, in the forms that published device figures belong to.
+"""ResNets in the forms that published device figures belong to: as float ONNX graphs with seeded weights, or as layers.
 
 ``v1`` has the stride in the first 1x1 convolution of a stage (Caffe, 3.86 GMAC for ResNet-50 at 224), ``v1.5`` in
 the 3x3 (4.09 GMAC), and ``last`` strides in the *last* unit of a stage (TensorFlow-Slim; ResNet-101: 7.2 GMAC).
@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from stagekit.graph import Graph, from_proto
+from stagekit_fixedpoint.layers import Layer
 
 Variant = Literal["v1", "v1.5", "last"]
 
@@ -38,6 +39,48 @@ def resnet(depth: int, variant: Variant, size: int = 224, seed: int = 0, classes
     weight = net.weight(classes, channels, gain=1.0)
     net.node("Gemm", [x, weight, net.bias(classes)], out="logits", transB=1)
     return net.graph(size, classes, f"resnet{depth} {variant}")
+
+
+def resnet_layers(depth: int, variant: Variant, size: int = 224, classes: int = 1000) -> list[Layer]:
+    """The layers of :func:`resnet` in 8 bits, without making its weights."""
+    made: list[Layer] = []
+
+    def conv(x: str, ins: int, outs: int, kernel: int, stride: int, side: int) -> tuple[str, int]:
+        out, after = f"t{len(made)}", -(-side // stride)
+        weights = ins * outs * kernel**2
+        made.append(
+            Layer(out, (x,), out, (ins * side**2,), outs * after**2, weights, after, after, ins, outs, (kernel, kernel))
+        )
+        return out, after
+
+    def elementwise(inputs: tuple[str, ...], before: int, after: int) -> str:
+        out = f"t{len(made)}"
+        made.append(Layer(out, inputs, out, (before,) * len(inputs), after))
+        return out
+
+    x, side = conv("x", 3, 64, 7, 2, size)
+    x, side = elementwise((x,), 64 * side**2, 64 * (side // 2) ** 2), side // 2
+    channels = 64
+    for stage, units in enumerate(DEPTHS[depth]):
+        width = 64 * 2**stage
+        for unit in range(units):
+            last = stage < 3 and unit == units - 1
+            stride = 2 if (last if variant == "last" else stage > 0 and unit == 0) else 1
+            first, middle = (stride, 1) if variant == "v1" else (1, stride)
+            inner, inside = conv(x, channels, width, 1, first, side)
+            inner, inside = conv(inner, width, width, 3, middle, inside)
+            inner, inside = conv(inner, width, 4 * width, 1, 1, inside)
+            if channels != 4 * width:
+                x, side = conv(x, channels, 4 * width, 1, stride, side)
+            elif stride > 1:
+                x, side = elementwise((x,), channels * side**2, channels * inside**2), inside
+            channels = 4 * width
+            x = elementwise((inner, x), channels * side**2, channels * side**2)
+    x = elementwise((x,), channels * side**2, channels)
+    made.append(
+        Layer("logits", (x,), "logits", (channels,), classes, channels * classes, 1, 1, channels, classes, (1, 1))
+    )
+    return made
 
 
 class _Net:

@@ -13,7 +13,6 @@ from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.cycles import Estimate, estimate
 from stagekit_fixedpoint.device import Device
 from stagekit_fixedpoint.layers import layers_of
-from stagekit_fixedpoint.lowering import step_macs
 from stagekit_fixedpoint.program import Program
 
 
@@ -74,8 +73,9 @@ class Report:
 
 def report(program: Program, device: Device, device_share: float = 1.0) -> Report:
     """The report before any image was seen."""
-    modelled = estimate(layers_of(program), device.machine)
-    costs = {c.name: c for c in modelled.layers}
+    layers = layers_of(program)
+    modelled = estimate(layers, device.machine)
+    costs, macs = {c.name: c for c in modelled.layers}, {layer.output: layer.macs for layer in layers}
     rows = []
     for step in program.steps:
         limit, cost = bounds.accumulator(program, step), costs.get(step.name)
@@ -85,7 +85,7 @@ def report(program: Program, device: Device, device_share: float = 1.0) -> Repor
                 type(step).__name__,
                 ", ".join(str(program.tensors[n].format) for n in step.inputs),
                 str(program.tensors[step.output].format),
-                step_macs(program, step),
+                macs.get(step.output, 0),
                 None if limit is None else program.accumulator_bits - limit.bits,
                 cost.cycles if cost else 0.0,
                 cost.bound_by if cost else "",

@@ -121,8 +121,7 @@ def _product(net: OnnxBuilder, program: Program, step: p.Convolution | p.Linear)
     one, zero = net.constant(1, np.float32), net.constant(parameters.zero_point, np.uint8)
     centre = net.constant(x.zero_point - x.format.lowest, np.uint8)
     weight_scale = parameters.scale if parameters.scale.size > 1 else parameters.scale.reshape(())
-    weight_zero = net.constant(np.zeros(weight_scale.shape), np.int8)
-    weight = net.constant(program.arrays[step.weight], np.int8)
+    weight, weight_zero = net.weight(program.arrays[step.weight], weight_scale.shape)
     scale, bias = net.constant(weight_scale, np.float32), net.constant(parameters.bias, np.int32)
     out = f"{step.output}/linear" if _clamps(step.requantize) else step.output
     if isinstance(step, p.Convolution):

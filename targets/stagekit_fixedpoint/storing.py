@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stagekit_fixedpoint import factors, host
+from stagekit_fixedpoint import factors, hosting
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.limits import emit_limits
@@ -41,7 +41,7 @@ def store(builder: Builder, value: Value, name: str, form: Tensor) -> Stored:
         return Stored(out)
     if isinstance(value, Hosted):
         out = builder.like(form, name, value.shape)
-        host.emit(builder, value, out)
+        hosting.emit(builder, value, out)
         return Stored(out)
     raise Refused("a constant needs no quantisation at run time")
 

@@ -11,24 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stagekit.blob import check_blob
+from stagekit.blob import check_blob, made_blob
 from stagekit.calls import ThreadEngine
 from stagekit.cpu import usable_cores
 from stagekit.errors import CompileError, EngineError, UsageError
-from stagekit.graph import Graph, Quantization, TensorSpec
+from stagekit.graph.spec import Quantization, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_fixedpoint.device import Device, load_device
 from stagekit_fixedpoint.engine import run_program, to_stored
 from stagekit_fixedpoint.fast import Fast
 from stagekit_fixedpoint.files import from_json, pack_arrays, to_json
-from stagekit_fixedpoint.lowering import lower, lowered
-from stagekit_fixedpoint.observe import observe
 from stagekit_fixedpoint.program import Array, Program, Tensor
 from stagekit_fixedpoint.report import report
+
+if TYPE_CHECKING:
+    from stagekit.graph import Graph
 
 ENGINE_REVISION = 4
 """Counts changes to what :meth:`FixedPointTarget.compile` writes; enters every key."""
@@ -60,6 +62,8 @@ class FixedPointTarget:
         return profile.device
 
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
+        from stagekit_fixedpoint.lowering import lower
+
         return list(lower(graph, device_of(profile), _host(profile)).problems)
 
     def boundaries(self, spec: TensorSpec, profile: Profile) -> list[TensorSpec]:
@@ -81,6 +85,8 @@ class FixedPointTarget:
         workdir: Path,
         progress: Progress,
     ) -> EngineBlob:
+        from stagekit_fixedpoint.lowering import lowered
+
         device = device_of(profile)
         progress(f"fixedpoint lowers {graph.source} to {device.name}")
         result = lowered(graph, device, _host(profile))
@@ -92,20 +98,14 @@ class FixedPointTarget:
         ]
         (workdir / FILES[0]).write_text(to_json(program), encoding="utf-8")
         (workdir / FILES[1]).write_bytes(pack_arrays(program.arrays))
-        metadata = {
-            "toolchain": self.toolchain(profile),
-            "device": self.device(profile),
-            "batches": list(profile.batch),
-            "bytes": [(workdir / name).stat().st_size for name in FILES],
-        }
-        blob = EngineBlob(workdir, FILES, tuple(edges[: len(inputs)]), tuple(edges[len(inputs) :]), metadata)
+        blob = made_blob(self, profile, workdir, FILES, edges[: len(inputs)], edges[len(inputs) :])
         return replace(blob, report=report(program, device, result.share).to_dict())
 
     def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
         threads = int(profile.options.get("threads", usable_cores()))
         if threads < 1:
             raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
-        check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        check_blob(blob, self, profile)
         program = load_program(blob.root)
         batches = tuple(int(b) for b in blob.metadata["batches"])
         call = partial(run_program, Fast(program, threads), blob.outputs)
@@ -115,6 +115,8 @@ class FixedPointTarget:
         self, root: Path, inputs: Sequence[Array], reals: Mapping[str, Array]
     ) -> tuple[list[Array], list[dict[str, float | None]]]:
         """See :class:`stagekit.target.Observing`."""
+        from stagekit_fixedpoint.observe import observe
+
         program = load_program(root)
         values, seen = observe(program, _inputs(program, inputs), reals)
         return [values[name] for name in program.outputs], [asdict(row) for row in seen]

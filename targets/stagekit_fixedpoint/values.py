@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
 from stagekit_fixedpoint.program import Array, Step, Tensor
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Reals = npt.NDArray[np.float64]
 

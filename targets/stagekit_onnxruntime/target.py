@@ -8,6 +8,7 @@ tenth of the time. The file holds layouts for this processor, so the device stri
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,20 +16,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from stagekit.blob import check_blob
+from stagekit.blob import check_blob, made_blob
 from stagekit.calls import ThreadEngine
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
 from stagekit.graph.spec import BATCH, BLOCKED, TensorSpec
-from stagekit.quant.scheme import SCHEME_OPTIONS
-from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS
+from stagekit.quant.scheme import SCHEME_OPTIONS, scheme_of
+from stagekit.quant.unasked import EXACT_PRODUCTS, ONNXRUNTIME_OPTIMISERS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit_onnxruntime.engine import OrtCall
 
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 4
+ENGINE_REVISION = 5
 """Counts changes to what :meth:`OnnxRuntimeTarget.compile` writes; enters every key."""
 
 SLOW_OPTIMISERS = ("MatMulAddFusion",)
@@ -127,22 +128,17 @@ class OnnxRuntimeTarget:
             make_canonical(model, _names(formed))
             ir.save(model, engine)
         except _vendor_errors(vendor) as error:
+            _go_on_writing(engine, source.stat().st_size)
             raise CompileError(f"onnxruntime cannot build it: {_first_line(error)}", where=graph.source) from error
         finally:
             for leftover in workdir.glob("source.onnx*"):
                 leftover.unlink()
-        files = tuple(sorted(path.name for path in workdir.glob("engine.*")))
-        metadata = {
-            "toolchain": self.toolchain(profile),
-            "device": self.device(profile),
-            "batches": list(profile.batch),
-            "bytes": [(workdir / name).stat().st_size for name in files],
-        }
-        return EngineBlob(workdir, files, tuple(inputs), tuple(outputs), metadata)
+        files = sorted(path.name for path in workdir.glob("engine.*"))
+        return made_blob(self, profile, workdir, files, inputs, outputs)
 
     def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
         vendor = _vendor()
-        check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        check_blob(blob, self, profile)
         options = _session_options(vendor, profile)
         options.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = blob.root / "engine.onnx"
@@ -214,10 +210,26 @@ def _session_options(vendor: ModuleType, profile: Profile) -> Any:
     # call, each of its parallel loops waits for them to wake up (a ViT in five engines takes 9 % longer).
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if pinning := pinned(threads):
+        options.add_session_config_entry("session.intra_op_thread_affinities", pinning)
     options.add_session_config_entry("session.use_env_allocators", "1")
+    if not scheme_of(profile).weight.bits:
+        options.add_session_config_entry(*EXACT_PRODUCTS)
     _share_arena(vendor)
     options.log_severity_level = 4  # what goes wrong is raised, and stderr is the caller's
     return options
+
+
+def pinned(threads: int) -> str:
+    """ONNX Runtime's notation for pool threads on cores of their own; empty where an engine does not take all cores.
+
+    Threads that sleep between calls may be woken on the caller's core and then share it for seconds: frames of short
+    calls take half as long again. The pool has one thread less than the engine, for the caller computes as well.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return ""
+    cores = sorted(os.sched_getaffinity(0))
+    return ";".join(str(core + 1) for core in cores[1:]) if threads == len(cores) else ""
 
 
 @cache
@@ -237,6 +249,13 @@ def _session(vendor: ModuleType, path: Path, options: Any, without: Sequence[str
         disabled_optimizers=[*ONNXRUNTIME_OPTIMISERS, *without],
         enable_fallback=0,
     )
+
+
+def _go_on_writing(file: Path, count: int) -> None:
+    """Raises the OSError that ONNX Runtime met where it could not write on, and gave no word of ("Protobuf
+    serialization failed"); on a disk with space nothing happens."""
+    with file.open("ab") as end:
+        end.write(bytes(count))
 
 
 def _vendor_errors(vendor: ModuleType) -> tuple[type[Exception], ...]:

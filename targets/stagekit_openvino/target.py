@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from stagekit.blob import check_blob
+from stagekit.blob import check_blob, made_blob
 from stagekit.calls import ThreadEngine
 from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
@@ -140,17 +140,11 @@ class OpenVinoTarget:
         finally:
             for leftover in workdir.glob("source.onnx*"):
                 leftover.unlink()
-        metadata = {
-            "toolchain": self.toolchain(profile),
-            "device": self.device(profile),
-            "batches": list(profile.batch),
-            "bytes": [(workdir / name).stat().st_size for name in files],
-        }
-        return EngineBlob(workdir, tuple(files), tuple(inputs), tuple(outputs), metadata)
+        return made_blob(self, profile, workdir, files, inputs, outputs)
 
     def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
         core = _core(profile)
-        check_blob(blob, {"toolchain": self.toolchain(profile), "device": self.device(profile)})
+        check_blob(blob, self, profile)
         compiled = {}
         for batch, name in zip(blob.metadata["batches"], blob.files, strict=True):
             path = blob.root / name

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.build.kit import WantedEngine
+from stagekit.build.engines import WantedEngine
 from stagekit.target import Profile, Progress
 from stagekit_tensorrt import child, reference
 from stagekit_tensorrt.config import BUILDERS, choice

@@ -21,7 +21,7 @@ from stagekit_tensorrt.engine import TrtEngine
 from stagekit_tensorrt.installed import DISTRIBUTIONS, REMEDY, installed_version, resolve, vendor
 
 if TYPE_CHECKING:
-    from stagekit.build.kit import WantedEngine
+    from stagekit.build.engines import WantedEngine
     from stagekit.graph import Graph
     from stagekit_tensorrt.typed import Plan
 

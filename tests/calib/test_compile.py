@@ -66,7 +66,7 @@ def test_a_task_added_later_compiles_no_stage_and_meets_integer_edges(
     compile([zoo.stages, zoo.tasks["land"]], profile="ort-int8", output=output, calibration=land)
     added = compile([zoo.tasks["line"]], into=output, calibration=land)
     assert [e.graph for e in added.engines if not e.cached] == ["line/head"]
-    assert {s.dtype for s in added.engines[0].inputs} == {"uint8"}
+    assert {s.dtype for s in added.engines[0].blob.inputs} == {"uint8"}
     with Session(output) as session:
         assert set(session.run(picture(0))) == {"land", "line"}
 

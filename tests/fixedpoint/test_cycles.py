@@ -8,9 +8,14 @@ from dataclasses import replace
 import pytest
 from stagekit_fixedpoint.cycles import estimate
 from stagekit_fixedpoint.device import Machine, load_device
-from stagekit_fixedpoint.layers import Layer, layers_of, resnet_layers
+from stagekit_fixedpoint.layers import Layer
 from stagekit_fixedpoint.lowering import macs
+from stagekit_fixedpoint.networks import resnet_layers
 from stagekit_fixedpoint.program import Program
+
+from stagekit.graph import Graph
+from stagekit.graph.cost import macs as graph_macs
+from stagekit.graph.shapes import inferred
 
 PLAIN = Machine(8, 16, 16, 100.0, 512, 512, 1000.0, 1000.0, keeps_features=False)
 
@@ -98,7 +103,9 @@ def test_published_rows_that_were_not_fitted(
     assert (found.fps if threads > 1 else found.fps_single) == pytest.approx(published, rel=0.15)
 
 
-def test_a_program_has_the_work_of_its_layers(programs: Callable[[str, str], Program]) -> None:
+def test_a_program_has_the_work_of_its_graph(
+    programs: Callable[[str, str], Program], graphs: Callable[[str, str], Graph]
+) -> None:
     for net in ("residual", "transformer"):
-        program = programs(net, "dpu-b4096-zcu104")
-        assert sum(layer.macs for layer in layers_of(program)) == macs(program)
+        at = (net, "dpu-b4096-zcu104")
+        assert macs(programs(*at)) == graph_macs(inferred(graphs(*at)))

@@ -159,7 +159,7 @@ def test_the_roofline_has_a_line_for_each_product(programs: Programs) -> None:
 
 def test_memory_images_replay_each_layer(programs: Programs, tmp_path: Path) -> None:
     program = programs("transformer", "tflite-int8")
-    files = export(program, tmp_path, codes(program))
+    files = export(program, tmp_path, reference.run(program, codes(program), keep=True))
     assert len(files) == 2 + len(program.steps)
     again = from_json(files[0].read_text(), dict(np.load(files[1], allow_pickle=False)))
     for step, path in zip(again.steps, files[2:], strict=True):

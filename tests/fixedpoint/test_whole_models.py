@@ -12,9 +12,9 @@ from stagekit_fixedpoint.dense import quantise
 from stagekit_fixedpoint.device import load_device
 from stagekit_fixedpoint.engine import to_stored
 from stagekit_fixedpoint.fast import Fast
-from stagekit_fixedpoint.layers import layers_of, resnet_layers
+from stagekit_fixedpoint.layers import layers_of
 from stagekit_fixedpoint.lowering import lower
-from stagekit_fixedpoint.networks import resnet
+from stagekit_fixedpoint.networks import resnet, resnet_layers
 from stagekit_fixedpoint.program import Array, Program
 
 from stagekit.graph import Graph

@@ -169,6 +169,16 @@ def test_a_hostile_pickle_is_an_error_and_runs_nothing(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_whole_module_is_named_without_advice_to_run_it(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+
+    with pytest.raises(WeightsError, match=r"it holds torch\.nn\.modules\.linear\.Linear") as caught:
+        load_state(tmp_path / "module.pth")
+
+    assert len(str(caught.value).splitlines()) == 2, "what is wrong, and the remedy"
+    assert "weights_only" not in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".onnx"])
 @pytest.mark.parametrize("keep", [0, 10, 1000])
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, original: Backbone, suffix: str, keep: int) -> None:

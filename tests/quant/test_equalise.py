@@ -103,16 +103,6 @@ def test_a_weight_with_one_scale_loses_less() -> None:
     assert noise(equalise(graph)) > noise(graph) + 3
 
 
-def test_a_clip_that_no_value_reaches_becomes_a_relu() -> None:
-    graph = uneven("Clip")
-    low = equalise(graph, reach={"a1": np.full(12, 5.9)})
-    assert "Min" not in {n.op_type for n in low.body}
-    reached = equalise(graph, reach={"a1": np.full(12, 6.0)})
-    assert "Min" in {n.op_type for n in reached.body}
-    untouched = equalise(graph, clipped=False)
-    assert "Clip" in {n.op_type for n in untouched.body}
-
-
 def test_corrected_biases_take_off_the_mean_error() -> None:
     """Rounding weights to a coarse grid shifts the mean of each channel; correction brings it back."""
     node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv")

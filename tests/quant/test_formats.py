@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from stagekit.errors import UsageError
 from stagekit.graph import Quantization
+from stagekit.quant import scheme
 from stagekit.quant.formats import NumberFormat, dequantise, limits, quantise
 from stagekit.quant.scheme import QuantScheme, scheme_of
 from stagekit.target import Profile
@@ -24,6 +25,21 @@ finite = st.floats(-1e4, 1e4, width=32)
 def test_a_symmetric_range_uses_as_many_levels_below_zero_as_above() -> None:
     assert S8.fit(-2.54, 1.0) == Quantization((float(np.float32(0.02)),), (0,))
     assert (S8.low, S8.high) == (-127, 127)
+
+
+@given(st.lists(finite, min_size=4, max_size=4))
+def test_two_products_with_weights_of_seven_bits_fit_in_sixteen(values: list[float]) -> None:
+    form = NumberFormat("int8", symmetric=True, bits=7)
+    weight = np.array([values])
+    stored = quantise(weight, form.fit_channels(weight, 0), form).astype(int)
+    pairs = 255 * stored[0, 0::2] + 255 * stored[0, 1::2]
+    assert np.abs(pairs).max() < 2**15
+    assert np.abs(stored).max() == (63 if np.abs(weight).max() > 1e-20 else 0)
+
+
+def test_fewer_bits_of_an_unsigned_format_start_at_zero_too() -> None:
+    form = NumberFormat("uint8", symmetric=False, bits=7)
+    assert (form.low, form.high) == (0, 127)
 
 
 def test_an_asymmetric_range_uses_every_level() -> None:
@@ -99,3 +115,14 @@ def test_a_profile_spells_out_the_scheme_and_its_silence_means_int8() -> None:
     assert scheme.bias == "int32"
     with pytest.raises(UsageError, match="did you mean 'uint8'"):
         scheme_of(Profile("p", "any", options={"activation": "uint9"}))
+
+
+@pytest.mark.parametrize(
+    ("stated", "saturates", "bits"), [("8", True, None), ("7", False, 7), ("cpu", True, 7), ("cpu", False, None)]
+)
+def test_weights_take_seven_bits_where_asked_or_where_the_processor_saturates(
+    stated: str, saturates: bool, bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheme, "adds_pairs_in_16_bits", lambda: saturates)
+    profile = Profile("p", "any", options={"weight_bits": stated})
+    assert scheme_of(profile).weight == NumberFormat("int8", symmetric=True, bits=bits)

@@ -19,7 +19,8 @@ from stagekit_tensorrt.builder.gpu import Gpu
 from stagekit_tensorrt.import_kit import compare, from_trtexec, import_kit, main
 from stagekit_tensorrt.kit import trtexec_command, write_kit
 
-from stagekit.build.kit import WantedEngine, emit_kit
+from stagekit.build.engines import WantedEngine
+from stagekit.build.kit import emit_kit
 from stagekit.errors import BundleError, UsageError, VerificationFailed
 from stagekit.graph import TensorSpec, load
 from stagekit.store import Store

@@ -11,7 +11,8 @@ import pytest
 from stagekit_tensorrt import TensorRtTarget, child, reference
 from stagekit_tensorrt.typed import plan
 
-from stagekit.build.kit import Collector, WantedEngine
+from stagekit.build.engines import WantedEngine
+from stagekit.build.kit import Collector
 from stagekit.store import Store
 from stagekit.target import silent
 
