@@ -39,6 +39,8 @@ from stagekit.targets import load_profile
 
 PATH = click.Path(path_type=Path)
 FLOAT = {"ort-int8": "ort-f32", "ov-int8": "ov-f32"}
+PLAIN = {load_profile(integers).target: floats for integers, floats in FLOAT.items()}
+"""By target: what a profile of one's own is compared with."""
 METHODS_SHOWN = [*(m for m in METHODS), "percentile:99.9"]
 
 
@@ -157,7 +159,7 @@ class Bench:
         """One row: int8 against float."""
         saved = self.folder / "bench.calib"
         save(record, saved)
-        expected = self.floats(stages, task, data, FLOAT[profile])
+        expected = self.floats(stages, task, data, PLAIN[load_profile(profile).target])
         given = self.miou(stages, task, data, profile, saved)
         self.rows.add(
             **facts(chain, profile),
@@ -165,6 +167,7 @@ class Bench:
             keep_float=list(record.keep_float),
             equalised=record.equalised,
             images=record.data[0].images,
+            weight_bits=scheme_of(load_profile(profile)).weight.bits or 8,
             miou_float=expected,
             miou_int8=given,
             drop=expected - given,
@@ -178,8 +181,9 @@ class Bench:
 
 
 def facts(chain: Chain, profile: str) -> dict[str, Any]:
-    target = load_profile(profile).target
-    return {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, "target": target, "profile": profile}
+    found = load_profile(profile)
+    named = {"target": found.target, "profile": found.name}
+    return {"task": next(iter(chain.tasks)), "backbone": chain.manifest.name, **named}
 
 
 def score(folder: Folder, run: Any) -> float:

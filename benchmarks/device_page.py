@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from place import place_of
 
 from stagekit.bench.report.cells import DASH, significant
 
@@ -45,7 +46,7 @@ def page(data: Mapping[str, Any]) -> str:
     parts = [heading(data), left_out(data["left_out"]), noise(rows), drawn(rows, "images/benchmarks.svg")]
     for model in models(rows):
         of_model = [r for r in rows if r["model"] == model]
-        parts += [f"## {model}", about(of_model, place(data)), table(here(of_model)), table(emulated(of_model))]
+        parts += [f"## {model}", about(of_model, place_of(data)), table(here(of_model)), table(emulated(of_model))]
     over_tasks = table(scaling(rows))
     parts += ["## Time over tasks", SCALING, over_tasks] if over_tasks else []
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -91,11 +92,6 @@ def noise(rows: Sequence[Row]) -> str:
 
 def models(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(r["model"] for r in rows))
-
-
-def place(data: Mapping[str, Any]) -> str:
-    """The machine and the day, as rows have them."""
-    return f"{data['machine']['cores']} cores of {data['machine']['cpu']}, {data['date']}"
 
 
 def about(rows: Sequence[Row], usual: str) -> str:

@@ -28,7 +28,7 @@ from stagekit_fixedpoint.fast import Fast
 from stagekit_fixedpoint.lowering import lowered
 from stagekit_fixedpoint.networks import resnet
 
-from stagekit.cpu import usable_cores
+from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.graph import Graph
 from stagekit.quant.scheme import scheme_of
 from stagekit.targets import load_profile
@@ -98,7 +98,7 @@ def main(as_json: bool, profiles: tuple[str, ...], threads: int, repeats: int) -
     graph = resnet(50, "v1.5")
     rows = [measure(graph, profile, threads, repeats) for profile in profiles]
     if as_json:
-        click.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
+        click.echo(json.dumps({"device": instruction_sets(), "rows": [asdict(row) for row in rows]}, indent=2))
         return
     for row in rows:
         click.echo(

@@ -34,6 +34,7 @@ from stagekit.tune import checkpoint
 from stagekit.tune.checkpoint import Progressed
 from stagekit.tune.loop import LAST, Source, Status, learn
 from stagekit.tune.network import create_backbone, create_network
+from stagekit.tune.precision import precision_of
 from stagekit.tune.predict import predictor
 from stagekit.tune.recipe import Recipe
 from stagekit.tune.schedule import class_weights
@@ -95,6 +96,7 @@ class Matrix:
             "candidate": cell.candidate,
             "rates": rates,
             "iterations": stated.train.iterations,
+            "precision": str(precision_of(stated.train, torch.device("cpu"))),
             "run": run,
             **spent,
             **sizes(network, stated),

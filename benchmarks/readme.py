@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from device_page import drawn, figure, percent, plain, timed
+from place import place_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,7 +47,6 @@ def placed(text: str, name: str, content: str) -> str:
 def headline() -> str:
     """Time and accuracy of the real tasks by profile, from what `docs/benchmarks.md` is made from."""
     data = json.loads((RESULTS / "device.json").read_text())
-    machine = data["machine"]
     shown = [row for row in data["rows"] if row["trained"]]
     lines = [
         "| backbone and tasks | profile | ms an image | images/s | mIoU % | engines MB |",
@@ -64,9 +64,8 @@ def headline() -> str:
             f" {plain(row['engines_mb'])} |"
         )
         before = name
-    where = f"{machine['cores']} cores of {machine['cpu']}, {data['date']}"
     notes = [
-        f"\nOn {where}: the median of one image with all its tasks, from pixels to label maps."
+        f"\nOn {place_of(data)}: the median of one image with all its tasks, from pixels to label maps."
         "\nOf emulated devices the frozen stages alone, *modelled*; their labels are the device's, bit for bit."
         "\nAll of it, and how to run it again: [docs/benchmarks.md](docs/benchmarks.md)."
     ]

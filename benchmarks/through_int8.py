@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from calibration import FLOAT, Rows, score
+from calibration import FLOAT, PLAIN, Rows, score
 from stagekit_calib.audit import saturation
 from stagekit_calib.chain import open_chain
 from stagekit_calib.readers import from_path
@@ -37,8 +37,6 @@ from stagekit.tune.tune import tune
 
 PATH = click.Path(path_type=Path)
 WAYS = ("before extend", "after extend", "range-bound", "through int8")
-PLAIN = {load_profile(integers).target: floats for integers, floats in FLOAT.items()}
-"""A target's profile in floats."""
 
 
 @click.command()

@@ -42,6 +42,11 @@ def check_blob(blob: EngineBlob, target: Target, profile: Profile) -> None:
                 where=blob.root,
                 remedy="compile it again on this machine",
             )
+    check_sizes(blob)
+
+
+def check_sizes(blob: EngineBlob, remedy: str = "compile it again") -> None:
+    """Raises EngineError where a file is missing or cut short."""
     for name, size in zip(blob.files, blob.metadata["bytes"], strict=True):
         path = blob.root / name
         found = path.stat().st_size if path.is_file() else None
@@ -49,5 +54,5 @@ def check_blob(blob: EngineBlob, target: Target, profile: Profile) -> None:
             raise EngineError(
                 f"expected {size} bytes, found {'no file' if found is None else found}",
                 where=path,
-                remedy="compile it again",
+                remedy=remedy,
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from stagekit.errors import UsageError
+from stagekit.errors import UsageError, nearest
 from stagekit.graph.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ class Unsupported:
     why: str
 
 
+def listed(problems: Sequence[Unsupported]) -> str:
+    """The first ten, and how many more there are."""
+    shown = [f"{p.node} ({p.op}): {p.why}" for p in problems[:10]]
+    return "; ".join(shown + [f"and {len(problems) - 10} more"] * (len(problems) > 10))
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A key that a target's profiles may set under ``[options]``.
@@ -81,7 +87,7 @@ class Profile:
         name: the file's stem.
         target: canonical target name.
         device: the vendor's device name, e.g. ``CPU``.
-        precision: ``f32``, ``bf16``, ``fp16`` or ``int8``; f32 means f32 all the way.
+        precision: ``f32``, ``bf16``, ``fp16``, ``int8`` or ``int16``; f32 means f32 all the way.
         batch: batch sizes that engines are built for, ascending.
         options: the target's own keys.
     """
@@ -101,6 +107,28 @@ class Profile:
         """A hash of what the compiled bytes depend on; the name and run-time options do not count."""
         facts = [self.target, self.device, self.precision, list(self.batch), self.engine_options(target)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def count(self, option: str, default: int) -> int:
+        """An option that is a whole number above zero.
+
+        Raises:
+            UsageError: zero or less.
+        """
+        value = int(self.options.get(option, default))
+        if option in self.options and value < 1:
+            raise UsageError(f"{option} must be at least 1, got {value}", where=f"profile {self.name}")
+        return value
+
+    def choice(self, option: str, known: Sequence[str], default: str) -> str:
+        """An option that is a word from a fixed set.
+
+        Raises:
+            UsageError: another word; names the nearest.
+        """
+        value = str(self.options.get(option, default))
+        if value not in known:
+            raise UsageError(f"{option} cannot be {value!r}" + nearest(value, known), where=f"profile {self.name}")
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -207,8 +235,9 @@ class Target(Protocol):
     A target may also have ``in_flight(profile) -> int``: the calls worth having under way on one device at
     once, 2 where it does not say; ``ordered(profile) -> bool``: calls on the device run in the order in which
     they were started, whichever engines they are of, so that the next can be started before the one before is
-    done; and ``adapter_target: str``, the target that SPMs and heads run on unless another is named, for devices
-    that compute in integers alone.
+    done; ``refusal(profile) -> str``, why nothing can be built with a profile on this machine, empty when it can;
+    and ``adapter_target: str``, the target that SPMs and heads run on unless another is named, for devices that
+    compute in integers alone.
     """
 
     name: str

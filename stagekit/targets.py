@@ -40,6 +40,12 @@ def get(name: str) -> Target:
     return target
 
 
+def refusal(target: Target, profile: Profile) -> str:
+    """Why nothing can be built with a profile on this machine; empty when it can, or the target does not say."""
+    says = getattr(target, "refusal", None)
+    return str(says(profile)) if says else ""
+
+
 def shipped_profiles(name: str) -> dict[str, Path]:
     """The profiles in a target's own package, by name, without importing it."""
     import importlib.util

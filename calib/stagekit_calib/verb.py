@@ -69,12 +69,16 @@ def calibrate(
             raise UsageError("an extended record keeps its method", where="--method")
         record = extend(known, chain, images, advance)
     else:
-        checkpoint = folder.with_name(f"{folder.name}.partial")
         name = plain_name(folder.name.removesuffix(".calib"))
-        record = calibrate_chain(chain, images, method, checkpoint, resume, advance, name)
+        record = calibrate_chain(chain, images, method, checkpoint_of(folder), resume, advance, name)
     record = with_kept(record, keep_float)
     save(record, folder)
     return record
+
+
+def checkpoint_of(record: Path) -> Path:
+    """Where a run that writes ``record`` leaves what ``resume`` goes on from."""
+    return record.with_name(f"{record.name}.partial")
 
 
 def _check_patterns(chain: Chain, patterns: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -51,8 +52,10 @@ class Bench:
         compile(chosen, profile=cell.profile.name, output=deployment, calibration=record)
         command = [sys.executable, "-m", "stagekit", "bench", str(deployment), "-o", str(self.place), "--no-report"]
         done = subprocess.run([*command, *self.arguments(cell)], capture_output=True, text=True, check=False)
+        if done.returncode < 0:
+            raise StagekitError(f"the process that measured it was ended by {signal.Signals(-done.returncode).name}")
         if done.returncode:
-            raise StagekitError(done.stderr.strip()[-500:] or f"it ended with {done.returncode}", where=cell.name)
+            raise StagekitError(done.stderr.strip()[-500:] or f"it ended with {done.returncode}")
 
     def arguments(self, cell: Cell) -> list[str]:
         """The options of the command line that measures a cell."""

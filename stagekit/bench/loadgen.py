@@ -227,7 +227,7 @@ class _Issuer:
         try:
             if result.error is None and self._between():
                 result.openings.append(len(result.queries))
-                result.paused += clock() - begun
+                result.pauses.append(clock() - begun)
         except Exception as error:  # as above
             result.error = error
 

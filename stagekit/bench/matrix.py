@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stagekit import targets
 from stagekit.bench import results
-from stagekit.bench.results import ResultError
+from stagekit.bench.results import Result, ResultError
 from stagekit.build.calibrated import INTEGERS
 from stagekit.errors import StagekitError, UsageError, nearest
 from stagekit.target import Profile
@@ -77,13 +77,16 @@ def cells(
     for name in chosen or profiles:
         entry, path = profiles[name]
         try:
-            available = targets.get(entry).probe()
-            profile = targets.load_profile(str(path))
+            target, profile = targets.get(entry), targets.load_profile(str(path))
+            available = target.probe()
+            refusal = targets.refusal(target, profile) if available.build else ""
         except StagekitError as error:
             out[name] = error.what
             continue
         if not (available.build and available.run):
             out[name] = available.reason or "it cannot be built and run here"
+        elif refusal:
+            out[name] = refusal
         elif Cell(profile).needs_record and not record:
             out[name] = f"{profile.precision} needs --calibration"
         else:
@@ -115,7 +118,8 @@ def run_matrix(
     begun, longest = clock(), 0.0
     outcomes: list[Outcome] = []
     for number, cell in enumerate(wanted, start=1):
-        if _complete(file(cell)):
+        before = kept(file(cell))
+        if before is not None and before.status == "complete":
             outcomes.append(Outcome(cell.name, "kept"))
             continue
         started = clock()
@@ -138,8 +142,9 @@ def left_out(out: Mapping[str, str]) -> list[Outcome]:
     return [Outcome(name, "left", why) for name, why in out.items()]
 
 
-def _complete(path: Path) -> bool:
+def kept(path: Path) -> Result | None:
+    """Results that are in a cell's file; none where there is no file, or none that this version reads."""
     try:
-        return path.is_file() and results.read(path).status == "complete"
+        return results.read(path)
     except ResultError:
-        return False
+        return None

@@ -17,6 +17,7 @@ A trace of arrivals is CSV with the header ``seconds,tasks``, and optionally ``i
 from __future__ import annotations
 
 import csv
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tasks: tuple[str, ...] = Field(min_length=1)
-    share: float = Field(1.0, gt=0)
+    share: float = Field(1.0, gt=0, allow_inf_nan=False)
     images: Literal["same", "own"] = "same"
 
     def __str__(self) -> str:
@@ -126,6 +127,8 @@ def read_arrivals(path: Path, known: Sequence[str], stems: Sequence[str], kind: 
             seconds, tasks = float(row["seconds"]), tuple(row["tasks"].split("+"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError("expected seconds,tasks[,image], e.g. 0.25,landcover+sea", where=where) from error
+        if not math.isfinite(seconds):
+            raise UsageError(f"expected seconds, found {seconds}", where=where)
         _check_tasks(tasks, known, where)
         stem = row.get("image") or ""
         if stem and stem not in places:

@@ -49,7 +49,7 @@ class Run:
         summary: LoadGen's own, line by line.
         error: the first failure; queries after it are not counted.
         openings: places in ``queries`` of the first that each opening of the deployment answered.
-        paused: seconds in between, for opening it anew.
+        pauses: seconds that opening it anew took, before each of them but the first.
     """
 
     queries: list[Query] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Run:
     error: Exception | None = None
     settings: dict[str, float | int | str] = field(default_factory=dict)
     openings: list[int] = field(default_factory=lambda: [0])
-    paused: float = 0.0
+    pauses: list[float] = field(default_factory=list)
 
     @property
     def answered(self) -> list[Query]:
@@ -69,6 +69,12 @@ class Run:
     def latencies(self) -> Values:
         """Seconds from issue to answer."""
         return np.array([q.ended - q.issued for q in self.answered])
+
+    @property
+    def paused(self) -> float:
+        """Seconds of pauses that lie between answered queries."""
+        answered = len(self.answered)
+        return sum(s for place, s in zip(self.openings[1:], self.pauses, strict=True) if place < answered)
 
     @property
     def rate(self) -> float:

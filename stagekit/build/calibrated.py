@@ -43,7 +43,7 @@ def check_precision(profile: Profile, calibration: Calibration | None) -> None:
         )
 
 
-def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limit: float = SATURATION_LIMIT) -> None:
+def check_covered(calibration: Calibration, task: TaskManifest, path: Path) -> None:
     """A task's SPMs must have run while the ranges were taken, or an audit must have found them harmless.
 
     A task that was tuned through integer stages learned with their ranges, and is bound to them instead.
@@ -63,10 +63,10 @@ def check_covered(calibration: Calibration, task: TaskManifest, path: Path, limi
             where=path,
             remedy=f"{extend}; or look: `stagekit calibrate X.stages --audit {path} --data IMAGES -o {record}`",
         )
-    if audit.worst > limit:
+    if audit.worst > SATURATION_LIMIT:
         raise VerificationFailed(
             f"its SPMs push {100 * audit.worst:.1f} % of the values of {audit.tensor} out of the range in the record"
-            f" {calibration.name}; allowed {100 * limit:g} %",
+            f" {calibration.name}; allowed {100 * SATURATION_LIMIT:g} %",
             where=path,
             remedy=f"{extend}; or tune it again with the ranges as a bound, or through them:"
             f" `stagekit tune RECIPE --through {record}`",

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from stagekit.errors import CompileError
+from stagekit.errors import CompileError, UsageError
 from stagekit.graph import Graph, TensorSpec
 from stagekit.store import EngineKey, Store, Stored
-from stagekit.target import EngineBlob, Profile, Progress, Target, silent
+from stagekit.target import EngineBlob, Profile, Progress, Target, listed, silent
+from stagekit.targets import refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,10 @@ class Builder:
         return self.store.get_or_build(key, compile_into, self.progress)
 
     def _check_supported(self, name: str, graph: Graph) -> None:
+        if why := refusal(self.target, self.profile):
+            raise UsageError(
+                why, where=f"profile {self.profile.name}", remedy="`stagekit targets` lists what runs here"
+            )
         problems = self.target.supports(graph, self.profile)
         if problems:
-            listed = "; ".join(f"{p.node} ({p.op}): {p.why}" for p in problems[:10])
-            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise CompileError(f"{self.target.name} cannot build {name}: {listed}{more}", where=graph.source)
+            raise CompileError(f"{self.target.name} cannot build {name}: {listed(problems)}", where=graph.source)

@@ -26,7 +26,7 @@ ROUNDS = 7
 WORTH = 0.05
 """A second device must be at least this share faster: it also takes memory and another vendor's software."""
 
-MEMORY_BANDWIDTH = 4e9
+MEMORY_BANDWIDTH = 4_000_000_000
 """Bytes a second that a boundary is copied at between two devices of one machine; a cautious figure for a CPU."""
 
 
@@ -47,17 +47,16 @@ class Load:
     apart: bool = False
 
 
-def price(load: Load, bandwidth: float = MEMORY_BANDWIDTH) -> float:
+def price(load: Load) -> float:
     """Seconds an image: the longest load of two devices that work side by side, or the sum on one."""
     if not load.apart:
         return load.stages + load.adapters
-    transfer = load.moved / bandwidth
-    return max(load.stages + transfer, load.adapters + transfer)
+    return max(load.stages, load.adapters) + load.moved / MEMORY_BANDWIDTH
 
 
-def choose(loads: Sequence[Load], bandwidth: float = MEMORY_BANDWIDTH) -> int:
+def choose(loads: Sequence[Load]) -> int:
     """The index of the cheapest arrangement; the first, which is one device, unless another clearly beats it."""
-    prices = [price(load, bandwidth) for load in loads]
+    prices = [price(load) for load in loads]
     best = min(range(len(prices)), key=prices.__getitem__)
     return best if prices[best] < (1 - WORTH) * prices[0] else 0
 

@@ -101,13 +101,14 @@ def check_writable(destination: Path, kind: str) -> None:
 
     Raises:
         BundleError: something other than a bundle of that kind stands at ``destination``.
+        StagekitError: nothing can be written there.
     """
     try:
         if not destination.exists() or _is_empty_folder(destination):
             return
         found = _kind(destination)
     except OSError as error:
-        raise BundleError(f"cannot write there: {error.strerror}", where=destination) from error
+        raise StagekitError(f"cannot write there: {error.strerror}", where=destination) from error
     if found != kind:
         what = "is not a bundle" if found is None else f"is a bundle of kind {found!r}, not {kind!r}"
         raise BundleError(f"this exists and {what}; it will not be overwritten", where=destination)
@@ -120,20 +121,21 @@ def writing(destination: Path, kind: str) -> Iterator[Path]:
     A bundle of the same kind already there is replaced whole, at the end; anything else there is left alone.
 
     Raises:
-        BundleError: something else stands at ``destination``, or it cannot be written.
+        BundleError: something else stands at ``destination``.
+        StagekitError: it cannot be written.
     """
     check_writable(destination, kind)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
-        raise BundleError(f"cannot write there: {error.strerror}", where=destination) from error
+        raise StagekitError(f"cannot write there: {error.strerror}", where=destination) from error
     try:
         yield temporary
         temporary.chmod(0o755)
         _replace_folder(temporary, destination)
     except OSError as error:
-        raise BundleError(f"cannot write there: {error}", where=destination) from error
+        raise StagekitError(f"cannot write there: {error.strerror or error}", where=destination) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from stagekit.bench.names import SCENARIOS
 from stagekit.cli.bench_text import summaries
-from stagekit.cli.console import PATH, emit, json_option, note, progress
+from stagekit.cli.console import PATH, Number, emit, json_option, naming, note, progress
 from stagekit.cli.sections import Sectioned
 from stagekit.errors import UsageError
 
@@ -38,12 +39,12 @@ SECTIONS = {
 @click.option("--reference", type=PATH, help="Earlier results whose labels are compared with; else the first's.")
 @click.option("--no-accuracy", is_flag=True, help="Time alone.")
 @click.option("--scenario", "scenarios", multiple=True, type=click.Choice(SCENARIOS), help="All by default.")
-@click.option("--seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="The least of a scenario.")
+@click.option("--seconds", type=Number(0), default=5.0, show_default=True, help="The least of a scenario.")
 @click.option("--queries", type=click.IntRange(1), default=100, show_default=True, help="The least a scenario asks.")
 @click.option("--official", is_flag=True, help="Ten minutes a scenario, and LoadGen's verdict decides.")
 @click.option(
     "--slo",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     help="Milliseconds: the share of queries within, and the highest rate of which Server answers 99 % within.",
 )
 @click.option(
@@ -59,7 +60,7 @@ SECTIONS = {
 @click.option("--profile", "profiles", multiple=True, help="These alone; once for each.")
 @click.option("--calibration", type=PATH, help="The record for profiles in integers.")
 @click.option("--together", is_flag=True, help="All tasks together, and none alone.")
-@click.option("--budget", type=click.FloatRange(0, min_open=True), help="Minutes; run again, it goes on.")
+@click.option("--budget", type=Number(0, min_open=True), help="Minutes; run again, it goes on.")
 @click.option("-o", "--output", type=PATH, default=Path("report"), show_default=True, help="Folder for the report.")
 @click.option("--no-report", is_flag=True, help="Results alone, and no pages.")
 @json_option
@@ -85,9 +86,10 @@ def command(
     \b
     Examples:
       stagekit bench lite0.deploy other.deploy --data val/ -o report/
-      stagekit bench lite0.deploy --data val/ --baseline uncut --bundle lite0.stages --bundle sea.task
-      stagekit bench lite0.deploy --data val/ --slo 50 --mix mix.toml --scenario Server
-      stagekit bench --matrix lite0.stages sea.task --data val/ --budget 30 -o report/
+      stagekit bench lite0.deploy --data val/ --baseline uncut \\
+        --bundle lite0.stages --bundle sea.task
+      stagekit bench lite0.deploy --data val/ --scenario Server --slo 50
+      stagekit bench --matrix lite0.stages sea.task --data val/ --budget 30
     """
     from stagekit.bench.labels import read_reference
     from stagekit.bench.report import write_report
@@ -98,20 +100,21 @@ def command(
     options = _options(**given | ({"bundles": paths} if matrix else {}))
     outcomes: list[Outcome] = []
     place = output / "cells" if matrix else output
-    with progress() as tell:
+    with _interrupts(place, matrix), progress() as tell:
         if matrix:
             found, outcomes = _matrix(paths, data, options, place, calibration, profiles, together, budget, tell)
         else:
             compared = read_reference(reference) if reference else None
             found = measure_each(paths, data, options, output, tell, note, compared)
         made = [(result, place) for result in found]
-        written = write_report(made, output) if made and not no_report else []
+        with naming(output):
+            written = write_report(made, output) if made and not no_report else []
     for result in found:
         for problem in result.problems:
             note(f"warning: {result.deployment.name}: {problem}")
         if result.noise and result.noise.noisy:
             note(f"warning: {result.deployment.name}: noisy: {'; '.join(result.noise.reasons)}")
-    lines = [*summaries(found), *(f"{o.cell}: {o.what} {o.why}".strip() for o in outcomes)]
+    lines = [*summaries(found), *(": ".join(filter(None, (o.cell, o.what, o.why))) for o in outcomes)]
     lines += [f"report in {written[0]}"] if written else []
     facts = {
         "rows": rows(found),
@@ -120,8 +123,20 @@ def command(
         "matrix": [{"cell": o.cell, "what": o.what, "why": o.why} for o in outcomes],
     }
     emit(facts, "\n".join(lines), as_json)
-    if any(result.status == "partial" for result in found) or not found:
+    left_out = any(o.what == "failed" for o in outcomes) if matrix else len(found) < len(paths)
+    if left_out or not found or any(result.status == "partial" for result in found):
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _interrupts(place: Path, matrix: bool) -> Iterator[None]:
+    """Ctrl-C is told what it leaves behind."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if place.is_dir():
+            note(f"stopped; what was measured is in {place}" + ("; the same command goes on" if matrix else ""))
+        raise
 
 
 def rows(found: Sequence[Result]) -> list[dict[str, Any]]:
@@ -183,9 +198,8 @@ def _matrix(
     budget: float | None,
     tell: Callable[[str], None],
 ) -> tuple[list[Result], list[Outcome]]:
-    from stagekit.bench import results
     from stagekit.bench.cell import Bench
-    from stagekit.bench.matrix import cells, left_out, reference, run_matrix
+    from stagekit.bench.matrix import cells, kept, left_out, reference, run_matrix
     from stagekit.bench.uncut import Bundles
 
     if any(not path.name.endswith((".stages", ".task")) for path in paths):
@@ -194,5 +208,5 @@ def _matrix(
     wanted, out = cells(tasks, calibration is not None, profiles, not together)
     bench = Bench(tuple(paths), tuple(data), options, place, calibration, reference(wanted))
     outcomes = run_matrix(wanted, bench.file, bench.measure, None if budget is None else 60 * budget, progress=tell)
-    found = [results.read(bench.file(cell)) for cell in wanted if bench.file(cell).is_file()]
+    found = [result for cell in wanted if (result := kept(bench.file(cell))) is not None]
     return found, [*outcomes, *left_out(out)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, note, progress
+from stagekit.cli.console import PATH, Number, emit, json_option, note, progress
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run over the same images.")
 @click.option("--analyze", is_flag=True, help="Rank layers by damage; keep the fewest in floats that meet --max-drop.")
 @click.option("--keep-float", multiple=True, help="Nodes that stay in floats: stage5/node_Conv_7, stem/*, *fc2*.")
-@click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points of mIoU that int8 may cost.")
+@click.option("--max-drop", type=Number(0), default=0.5, show_default=True, help="Points of mIoU that int8 may cost.")
 @click.option("--audit", type=PATH, help="Run this new .task over the record in --output; says what saturates.")
 @click.option("--eval-split", default="val", show_default=True, help="Labelled split for --analyze and --audit.")
 @click.option("--profile", "profile_name", help="Whose number formats --analyze and --audit use; int8 symmetric else.")
@@ -69,13 +69,14 @@ def command(
     \b
     Examples:
       stagekit calibrate lite0.stages landcover.task --data tiles/ -o lite0.calib
-      stagekit calibrate lite0.stages sea.task --data coast/ -o lite0.calib --extend
-      stagekit calibrate lite0.stages --audit roads.task --data tiles/ -o lite0.calib
-      stagekit calibrate lite0.stages landcover.task --data tiles/ -o lite0.calib --analyze --max-drop 0.5
+      stagekit calibrate lite0.stages sea.task --data sea/ -o lite0.calib --extend
+      stagekit calibrate lite0.stages --audit sea.task --data sea/ -o lite0.calib
+      stagekit calibrate lite0.stages landcover.task --data tiles/ \\
+        -o lite0.calib --analyze --max-drop 0.5
     """
     from stagekit_calib.analysis import analyse
     from stagekit_calib.readers import from_path
-    from stagekit_calib.verb import calibrate
+    from stagekit_calib.verb import calibrate, checkpoint_of
 
     from stagekit.cli.calibration_text import describe, describe_analysis, facts
     from stagekit.quant.record import save
@@ -93,21 +94,26 @@ def command(
     if analyze and not tasks:
         raise UsageError("--analyze measures tasks", where="--analyze", remedy="name a .task behind the stages")
     labelled = _labelled(data, eval_split, required=analyze)
-    with _bar() as advance:
-        record = calibrate(
-            stages,
-            tasks,
-            data=data,
-            output=output,
-            method=method,
-            split=split,
-            limit=limit,
-            equalise=equalise,
-            extending=extend,
-            resume=resume,
-            keep_float=keep_float,
-            advance=advance,
-        )
+    try:
+        with _bar() as advance:
+            record = calibrate(
+                stages,
+                tasks,
+                data=data,
+                output=output,
+                method=method,
+                split=split,
+                limit=limit,
+                equalise=equalise,
+                extending=extend,
+                resume=resume,
+                keep_float=keep_float,
+                advance=advance,
+            )
+    except KeyboardInterrupt:
+        if checkpoint_of(output).is_dir():
+            note("stopped; the same command with --resume goes on from the last checkpoint")
+        raise
     data_out: dict[str, Any] = {}
     analysed = ""
     if analyze and labelled:

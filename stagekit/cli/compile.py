@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @click.option(
     "--emit-kit", "kit", type=PATH, help="Build nothing; write what building elsewhere needs into this folder."
 )
-@click.option("--outputs", type=click.Choice(["labels", "logits"]), default="labels", show_default=True)
+@click.option(
+    "--outputs", type=click.Choice(["labels", "logits"]), default="labels", show_default=True, help="What heads give."
+)
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -58,10 +60,12 @@ def command(
 
     \b
     Examples:
-      stagekit compile lite0.stages landcover.task water.task --target openvino -o lite0.deploy
+      stagekit compile lite0.stages landcover.task sea.task \\
+        --target openvino -o lite0.deploy
       stagekit compile --into lite0.deploy roads.task
-      stagekit compile lite0.stages landcover.task --profile ov-int8 --calibration lite0.calib -o lite0-int8.deploy
-      stagekit compile lite0.stages landcover.task --profile trt-fp16 --emit-kit kit/
+      stagekit compile lite0.stages sea.task --profile ov-int8 \\
+        --calibration lite0.calib -o lite0-int8.deploy
+      stagekit compile lite0.stages sea.task --profile trt-fp16 --emit-kit kit/
     """
     if kit is not None:
         _emit_kit(bundles, kit, target_name, profile_name, output or into, calibration, outputs, as_json)
@@ -69,23 +73,27 @@ def command(
     from stagekit.build.compile import compile
     from stagekit.store import Store
 
-    with progress() as tell:
-        compiled = compile(
-            bundles,
-            target=target_name,
-            profile=profile_name,
-            output=output,
-            into=into,
-            outputs="logits" if outputs == "logits" else "labels",
-            calibration=calibration,
-            adapter_target=adapter_target,
-            adapter_profile=adapter_profile,
-            fuse=fuse,
-            replan=replan,
-            int8_adapters=int8_adapters,
-            store=Store(Store.default().root, warn=note),
-            progress=tell,
-        )
+    try:
+        with progress() as tell:
+            compiled = compile(
+                bundles,
+                target=target_name,
+                profile=profile_name,
+                output=output,
+                into=into,
+                outputs="logits" if outputs == "logits" else "labels",
+                calibration=calibration,
+                adapter_target=adapter_target,
+                adapter_profile=adapter_profile,
+                fuse=fuse,
+                replan=replan,
+                int8_adapters=int8_adapters,
+                store=Store(Store.default().root, warn=note),
+                progress=tell,
+            )
+    except KeyboardInterrupt:
+        note("stopped; engines compiled so far are in the store, and the same command goes on from there")
+        raise
     emit(_data(compiled, into or output), _text(compiled, into or output, planned=into is None), as_json)
 
 

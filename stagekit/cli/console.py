@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +13,25 @@ from typing import Any, TypeVar
 
 import click
 
-from stagekit.errors import UsageError
+from stagekit.errors import StagekitError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-def emit(data: Any, text: str, as_json: bool) -> None:
-    """Prints a result: JSON alone, or the text made for people."""
-    click.echo(json.dumps(data, indent=1) if as_json else text)
+def emit(data: Any, text: str, as_json: bool, failure: StagekitError | None = None) -> None:
+    """Prints a result: JSON alone, or the text made for people.
+
+    Args:
+        failure: what the result amounts to; its facts are in the same JSON document, and its exit code is left with.
+    """
+    facts = failure.as_dict() if failure else {}
+    click.echo(json.dumps({**data, **facts}, indent=1) if as_json else text)
+    if failure is not None:
+        if as_json:
+            raise click.exceptions.Exit(failure.exit_code)
+        raise failure
 
 
 def note(message: str) -> None:
@@ -89,6 +99,16 @@ def parse_triple(text: str | None, option: str) -> tuple[float, float, float] | 
     return a, b, c
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A disk that is full while a file is written names no file by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def counted(number: int, what: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
@@ -100,3 +120,14 @@ def megabytes(count: int) -> str:
 
 
 PATH = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**32 - 1)
+
+
+class Number(click.FloatRange):
+    """A number within bounds; click's own ranges let ``nan`` and ``inf`` through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number

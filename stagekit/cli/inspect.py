@@ -43,7 +43,8 @@ def command(
     \b
     Examples:
       stagekit inspect landcover.task
-      stagekit inspect lite0.deploy --data tiles/ --stages lite0.stages --calibration lite0.calib
+      stagekit inspect lite0.deploy --data tiles/ \\
+        --stages lite0.stages --calibration lite0.calib
       stagekit inspect --schema task
     """
     from stagekit.build.deploy import ENGINES

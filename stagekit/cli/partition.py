@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, megabytes, note, parse_size, parse_triple, progress, table
+from stagekit.cli.console import (
+    PATH,
+    SEED,
+    emit,
+    json_option,
+    megabytes,
+    note,
+    parse_size,
+    parse_triple,
+    progress,
+    table,
+)
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +34,14 @@ if TYPE_CHECKING:
 @click.option(
     "--cut", "cuts", multiple=True, help="A boundary of a built-in backbone; once for each. Default: all usual."
 )
-@click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), default="dynamo", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights, where none are given.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["dynamo", "torchscript"]),
+    default="dynamo",
+    show_default=True,
+    help="Torch's exporter.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of random weights, where none are given.")
 @click.option("--stages", type=int, help="Cut an ONNX file into this many parts of about equal MACs.")
 @click.option("--at", multiple=True, metavar="TENSOR[,TENSOR]", help="Cut an ONNX file here; once for each cut.")
 @click.option("--until", metavar="TENSOR", help="End there, leaving out what an ONNX file has behind it.")
@@ -53,7 +70,7 @@ def command(
 
     \b
     Examples:
-      stagekit partition resnet50 --weights w.safetensors --input 512x512 -o resnet50.stages
+      stagekit partition resnet50 --weights w.safetensors --input 512x512
       stagekit partition any.onnx --list
       stagekit partition any.onnx --stages 4 -o any.stages
       stagekit partition any.onnx --at relu_17 --at add_30,mask --until relu_48 \\

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stagekit.cli.bench_text import summaries, text
-from stagekit.cli.console import PATH, emit, json_option, note
+from stagekit.cli.console import PATH, emit, json_option, naming, note
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write .html, .md or .csv.")
-@click.option("--title", default="Benchmark report", show_default=True)
+@click.option("--title", default="Benchmark report", show_default=True, help="Of the page.")
 @click.option("--fail-above", "limit", help="Leave with 1 if a figure became worse by more, e.g. 5%.")
 @click.option("--metric", "metrics", multiple=True, help="That --fail-above looks at, e.g. p50; once for each.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of results, and stop.")
@@ -42,7 +42,7 @@ def command(
     \b
     Examples:
       stagekit report before.json after.json --fail-above 5%
-      stagekit report before.json after.json --fail-above 2% --metric p50 --metric miou
+      stagekit report before.json after.json --fail-above 2% --metric p50
       stagekit report report/*.json -o all.html
     """
     from stagekit.bench import results
@@ -62,7 +62,8 @@ def command(
     found = [change for before, after in pairs(read) for change in changes(before, after)]
     worse = regressions(found, 0.0 if above is None else above, metrics)
     if output is not None:
-        _write(list(zip(read, [path.parent for path in files], strict=True)), output, title)
+        with naming(output):
+            _write(list(zip(read, [path.parent for path in files], strict=True)), output, title)
     facts = {
         "changes": [_facts(change) for change in found],
         "regressions": [_facts(change) for change in worse],
@@ -96,12 +97,13 @@ def parse_share(text: str | None) -> float | None:
 
 def _write(read: list[tuple[Result, Path]], output: Path, title: str) -> None:
     from stagekit.bench.report import markdown, write_csv, write_page
+    from stagekit.data.whole import write_whole
 
     given = [result for result, _ in read]
     if output.suffix == ".html":
         write_page(read, output, title)
     elif output.suffix == ".md":
-        output.write_text(f"# {title}\n\n{markdown(given)}", encoding="utf-8")
+        write_whole(output, f"# {title}\n\n{markdown(given)}".encode())
     elif output.suffix == ".csv":
         write_csv(given, output)
     else:

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from stagekit.cli.console import PATH, counted, emit, json_option, note, table
+from stagekit.cli.console import PATH, counted, emit, json_option, naming, note, table
+from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
     from stagekit.runtime.answer import Results
@@ -60,6 +62,10 @@ def command(
     from stagekit.session import Session
 
     paths = list_images(images)
+    if any(path.is_dir() and output.is_dir() and path.samefile(output) for path in images):
+        raise UsageError(
+            "results there would be taken for images the next time", where=output, remedy="name another -o"
+        )
     stems = dict(zip(paths, _stems(paths), strict=True))
     rows: list[dict[str, Any]] = []
     trace = Trace() if trace_path else None
@@ -67,7 +73,7 @@ def command(
         output.mkdir(parents=True, exist_ok=True)
         for ran in _answers(session, paths):
             for name, labels in ran.results.items():
-                with _naming(output):
+                with naming(output):
                     written = _write(session, name, ran.image, labels, output, stems[ran.path], overlay)
                 rows.append({"image": str(ran.path), "task": name, "seconds": ran.seconds, **written})
             line.advance()
@@ -119,29 +125,21 @@ def _answers(session: Session, paths: Sequence[Path]) -> Iterator[_Ran]:
         yield first()
 
 
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """A disk that is full while a file is written names no file by itself."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(folder)
-        raise
-
-
 def _write(
     session: Session, task: str, image: Any, labels: Any, output: Path, stem: str, overlay: bool
 ) -> dict[str, Any]:
     import numpy as np
-    from PIL import Image
 
-    from stagekit.data.images import write_mask
+    from stagekit.data.images import write_image, write_mask
     from stagekit.data.overlay import overlay as blend
+    from stagekit.data.whole import write_whole
 
     facts = session.tasks[task]
     if facts.output == "logits":
         path = output / f"{stem}.{task}.npy"
-        np.save(path, labels, allow_pickle=False)
+        encoded = BytesIO()
+        np.save(encoded, labels, allow_pickle=False)
+        write_whole(path, encoded.getvalue())
         return {"logits": str(path)}
     palette = [c.color for c in facts.classes]
     path = output / f"{stem}.{task}.png"
@@ -151,7 +149,7 @@ def _write(
     written: dict[str, Any] = {"labels": str(path), "shares": shares}
     if overlay:
         picture = output / f"{stem}.{task}.overlay.png"
-        Image.fromarray(blend(image, labels, palette)).save(picture)
+        write_image(picture, blend(image, labels, palette))
         written["overlay"] = str(picture)
     return written
 

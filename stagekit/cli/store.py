@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from stagekit.cli.console import emit, json_option, megabytes, note, progress, table
+from stagekit.cli.console import counted, emit, json_option, megabytes, note, progress, table
 from stagekit.errors import UsageError, VerificationFailed
 
 
@@ -51,7 +51,11 @@ def ls(as_json: bool) -> None:
     ]
     total = megabytes(sum(e.bytes for e in entries))
     text = table(["engine", "target", "graph", "size", "last used", ""], rows)
-    emit({"root": str(store.root), "engines": data}, f"{text}\n{len(rows)} engines, {total}, in {store.root}", as_json)
+    emit(
+        {"root": str(store.root), "engines": data},
+        f"{text}\n{counted(len(rows), 'engine')}, {total}, in {store.root}",
+        as_json,
+    )
 
 
 @command.command("verify")
@@ -65,14 +69,15 @@ def verify(repair: bool, as_json: bool) -> None:
     with progress() as tell:
         damages = store.verify(repair=repair, progress=tell)
     data = [{"file": str(d.file), "expected": d.expected, "found": d.found} for d in damages]
-    emit({"damaged": data}, "\n".join(map(str, damages)) or "all engines are whole", as_json)
+    failure = None
     if damages and not repair:
-        raise VerificationFailed(
-            f"{len(damages)} files are damaged", where=store.root, remedy="stagekit store verify --repair"
+        failure = VerificationFailed(
+            f"{counted(len(damages), 'file')} damaged", where=store.root, remedy="stagekit store verify --repair"
         )
+    emit({"damaged": data}, "\n".join(map(str, damages)) or "all engines are whole", as_json, failure)
 
 
-@command.command("gc")
+@command.command("gc", short_help="Remove engines that nobody needs.")
 @click.option("--older-than", metavar="AGE", help="Only engines not used for this long: 12h, 30d.")
 @click.option("--max-size", metavar="SIZE", help="Then the least recently used until the rest fits: 500M, 10G.")
 @click.option("--all", "everything", is_flag=True, help="Every engine that no deployment on this machine uses.")
@@ -94,7 +99,7 @@ def gc(older_than: str | None, max_size: str | None, everything: bool, dry_run: 
     store = Store(Store.default().root, warn=note)
     collected = store.gc(older_than=None if age is None else timedelta(seconds=age), max_bytes=size, dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"
-    text = f"{verb} {len(collected.removed)} engines, {megabytes(collected.bytes)}"
+    text = f"{verb} {counted(len(collected.removed), 'engine')}, {megabytes(collected.bytes)}"
     digests = [entry.digest for entry in collected.removed]
     emit({"removed": digests, "bytes": collected.bytes, "dry_run": dry_run}, text, as_json)
 
@@ -102,7 +107,9 @@ def gc(older_than: str | None, max_size: str | None, everything: bool, dry_run: 
 def _scaled(text: str | None, units: dict[str, int], option: str) -> int | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)([A-Za-z])", text)
+    match = re.fullmatch(r"(\d{1,5})([A-Za-z])", text)
     if match is None or match[2] not in units:
-        raise UsageError(f"expected a number and one of {', '.join(units)}, got {text!r}", where=option)
+        raise UsageError(
+            f"expected a number of at most five digits and one of {', '.join(units)}, got {text!r}", where=option
+        )
     return int(match[1]) * units[match[2]]

@@ -46,7 +46,8 @@ def command(
     Examples:
       stagekit tune examples/landcover.toml -o landcover.task
       stagekit tune examples/landcover.toml -o landcover.task --resume
-      stagekit tune examples/landcover.toml --set train.iterations=50 --set method.kind=head -o head.task
+      stagekit tune examples/landcover.toml -o head.task \\
+        --set train.iterations=50 --set method.kind=head
       stagekit tune examples/sea.toml --through land.calib -o sea.task
     """
     try:

@@ -6,7 +6,6 @@ An image is uint8 (height, width, 3) RGB; a mask is uint8 (height, width), one l
 from __future__ import annotations
 
 import io
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stagekit.data.palette import IGNORE, VOID, Color, Palette, check_palette
-from stagekit.errors import ImageError
+from stagekit.data.whole import write_whole
+from stagekit.errors import ImageError, StagekitError
 
 Pixels = NDArray[np.uint8]
 
@@ -131,8 +131,8 @@ def write_mask(path: str | PathLike[str], labels: Pixels, palette: Sequence[Sequ
 def list_images(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     """The image files among ``paths``, folders replaced by the images directly in them; sorted, each once.
 
-    In a folder, hidden files and other extensions than ``EXTENSIONS`` are passed over. A file named outright
-    is taken whatever its extension: reading it decides.
+    In a folder, hidden files and other extensions than ``EXTENSIONS`` are passed over; a link to nothing is not, so
+    that reading it says so. A file named outright is taken whatever its extension: reading it decides.
 
     Raises:
         ImageError: when a path does not exist or a folder holds no image.
@@ -140,7 +140,7 @@ def list_images(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     found: set[Path] = set()
     for path in map(Path, paths):
         if path.is_dir():
-            images = {file for file in path.iterdir() if is_image_name(file) and file.is_file()}
+            images = {file for file in path.iterdir() if is_image_name(file) and not file.is_dir()}
             if not images:
                 raise ImageError(
                     "expected images in the folder, found none",
@@ -267,7 +267,7 @@ def _check_paint(image: Image.Image, labels: Pixels, palette: Palette, path: str
 
 
 def _write(path: str | PathLike[str], image: Image.Image, format_: str | None = None) -> None:
-    """Encode in memory, write beside the target, move into place: a reader never sees half a file."""
+    """Encodes in memory, so that the file is there whole or not at all."""
     file = Path(path)
     encoded = io.BytesIO()
     if format_ is None:
@@ -275,11 +275,7 @@ def _write(path: str | PathLike[str], image: Image.Image, format_: str | None = 
         if format_ is None:
             raise ImageError(f"no image format is called {file.suffix!r}", where=path, remedy="end the name in .png")
     image.save(encoded, format=format_)
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        part.write_bytes(encoded.getvalue())
-        part.replace(file)
+        write_whole(path, encoded.getvalue())
     except OSError as error:
-        raise ImageError(f"cannot be written ({error.strerror})", where=path, remedy="check the folder") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise StagekitError(f"cannot be written ({error.strerror})", where=path, remedy="check the folder") from error

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from stagekit.graph import Graph
 from stagekit.graph.cost import node_macs
+from stagekit.quant.formats import Array
 from stagekit.quant.positions import PRODUCTS, Positions
-
-Array = np.ndarray[Any, Any]
 
 
 def sqnr(reference: Array, noisy: Array) -> float:

@@ -17,7 +17,7 @@ from stagekit.graph.spec import DTYPES, Quantization
 from stagekit.quant.formats import Array, NumberFormat, quantise
 from stagekit.quant.opset import raised
 from stagekit.quant.positions import MOVES, PRODUCTS, Positions, bias_reader, weight_of
-from stagekit.quant.rounding import quantise_weight
+from stagekit.quant.rounding import quantise_weight, taps_apart
 from stagekit.quant.scheme import QuantScheme
 from stagekit.quant.weights import weight_quantization
 
@@ -160,7 +160,7 @@ class _Edit:
         key = (str(value.name), quantization)
         if key not in self._weights:
             name = f"{value.name}/{node.name}" if any(known == key[0] for known, _ in self._weights) else key[0]
-            stored = quantise_weight(array, quantization, self.scheme)
+            stored = quantise_weight(array, quantization, self.scheme, taps_apart(node))
             self._weights[key] = self._constant(name, stored, quantization, self.scheme.weight, node)
         node.replace_input_with(1, self._weights[key])
         if self.scheme.bias == "int32" and data is not None:

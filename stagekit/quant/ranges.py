@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from stagekit.errors import UsageError, nearest
 from stagekit.graph import Graph
 from stagekit.graph.spec import Quantization
-from stagekit.quant.formats import NumberFormat, dequantise, limits, quantise
+from stagekit.quant.formats import Array, NumberFormat, dequantise, limits, quantise
 from stagekit.quant.statistics import BINS, Statistics
 
-Array = np.ndarray[Any, Any]
 Range = tuple[float, float]
 Method = Callable[[Statistics, NumberFormat, float], Range]
 

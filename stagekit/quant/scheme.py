@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from stagekit.cpu import adds_pairs_in_16_bits
-from stagekit.errors import UsageError, nearest
+from stagekit.errors import UsageError
 from stagekit.quant.formats import Grid, NumberFormat
 from stagekit.target import Option, Profile
 
@@ -83,9 +83,10 @@ def scheme_of(profile: Profile) -> QuantScheme:
     Raises:
         UsageError: a value is not one of those known.
     """
-    grid: Grid = _choice(profile, "grid", "float", get_args(Grid))
-    bias: Bias = _choice(profile, "bias", "float", get_args(Bias))
-    activation = _choice(profile, "activation", "int8", ("int8", "uint8", "int16"))
+    grid = cast(Grid, profile.choice("grid", get_args(Grid), "float"))
+    bias = cast(Bias, profile.choice("bias", get_args(Bias), "float"))
+    activation = profile.choice("activation", ("int8", "uint8", "int16"), "int8")
+    weight = profile.choice("weight", ("int8", "int16"), "int8")
     symmetric = bool(profile.options.get("activation_symmetric", True))
     headroom = int(profile.options.get("headroom", 0))
     if not 0 <= headroom <= 8:
@@ -94,10 +95,10 @@ def scheme_of(profile: Profile) -> QuantScheme:
     if not 2 <= bias_bits <= 32:
         raise UsageError(f"bias_bits must be from 2 to 32, got {bias_bits}", where=f"profile {profile.name}")
     integer_only = bool(profile.options.get("integer_only", False))
-    wide = _choice(profile, "wide", activation, (activation, "int16"))
+    wide = profile.choice("wide", (activation, "int16"), activation)
     return QuantScheme(
         NumberFormat(activation, symmetric, grid),
-        NumberFormat(_choice(profile, "weight", "int8", ("int8", "int16")), True, grid, _weight_bits(profile)),
+        NumberFormat(weight, True, grid, _weight_bits(profile)),
         bias,
         bool(profile.options.get("per_channel", True)),
         headroom=headroom,
@@ -110,12 +111,5 @@ def scheme_of(profile: Profile) -> QuantScheme:
 
 def _weight_bits(profile: Profile) -> int | None:
     """Fewer than a weight's type has, or ``None``."""
-    stated = _choice(profile, "weight_bits", "8", ("8", "7", "cpu"))
+    stated = profile.choice("weight_bits", ("8", "7", "cpu"), "8")
     return 7 if stated == "7" or (stated == "cpu" and adds_pairs_in_16_bits()) else None
-
-
-def _choice(profile: Profile, option: str, default: str, known: tuple[str, ...]) -> Any:
-    value = str(profile.options.get(option, default))
-    if value not in known:
-        raise UsageError(f"{option} is {value!r}" + nearest(value, known), where=f"profile {profile.name}")
-    return value

@@ -142,7 +142,7 @@ def statistics_of(calibration: Calibration, hashes: Mapping[str, str], stage: st
     """What the record knows of a tensor.
 
     Raises:
-        BundleError: nothing.
+        BundleError: it knows nothing of it.
     """
     found = calibration.statistics.get(hashes[tensor])
     if found is None:

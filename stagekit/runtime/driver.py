@@ -126,7 +126,7 @@ class Driver:
         """
         with self._lock:
             if self._closed:
-                raise Cancelled("it is closed")
+                raise Cancelled("the session is closed")
             for task in tasks if self.out else ():
                 if task in self.out:
                     raise EngineError(f"the task was taken out: {self.out[str(task)]}", where=str(task))

@@ -15,7 +15,7 @@ from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.arithmetic import Ints, Requantize
 from stagekit_fixedpoint.builder import Builder, Rule
 from stagekit_fixedpoint.program import Step, Tensor
-from stagekit_fixedpoint.tables import tabulated
+from stagekit_fixedpoint.tables import TABLE_ENTRIES, tabulated
 from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored, Tabulated, Value
 
 ADD_LEFT = 20
@@ -154,6 +154,47 @@ def quantised_constant(builder: Builder, real: Reals) -> tuple[Ints, Reals]:
     if builder.arithmetic.scales == "power_of_two":
         scale = 2.0 ** np.ceil(np.log2(scale))
     return np.rint(real / scale).astype(np.int64), np.array([scale])
+
+
+def prelu(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
+    """A constant slope below zero, one or one for each channel: a table, or several steps where that were too large."""
+    value, slope = builder.value(node, 0), builder.constant(node, 1)
+    assert slope is not None
+    if isinstance(value, Stored) and slope.real.size * 2**value.tensor.format.bits > TABLE_ENTRIES:
+        return (_two_slopes(builder, node, builder.stored(node), slope.real),)
+    builder.need("table")
+    return (tabulated(value, slope, lambda x, s: np.where(x < 0, s * x, x), "PRelu"),)
+
+
+def _two_slopes(builder: Builder, node: ir.Node, x: Tensor, slope: Reals) -> Pending:
+    """What is above zero, and what is below it times the slope.
+
+    One of the two is zero everywhere, so that their sum rounds nothing a second time.
+    """
+    builder.need("add")
+    builder.need("mul")
+    name, (stored, scale) = str(node.name), quantised_constant(builder, slope)
+
+    def finish(output: str, requantize: Requantize, bias: Ints) -> Step:
+        out, arithmetic = builder.tensors[output], builder.arithmetic
+        above, scaled, below = (
+            builder.like(form, f"{output}/{side}", x.shape)
+            for form, side in ((out, "above"), (out, "scaled"), (x, "below"))
+        )
+        key = builder.array(f"{name}/slope", stored)
+        stages = (
+            factors.requantize(arithmetic, x.scales, out, low=0.0),
+            factors.requantize(arithmetic, x.scales, x, high=0.0),
+            factors.requantize(arithmetic, x.scale * scale, out),
+        )
+        builder.emit(p.Convert(above.name, (x.name,), above.name, stages[0]))
+        builder.emit(p.Convert(below.name, (x.name,), below.name, stages[1]))
+        builder.emit(p.Multiply(scaled.name, (below.name,), scaled.name, key, stages[2]))
+        both = _pending_sum(builder, name, (above, scaled), (out.scales, out.scales), "")
+        whole = factors.requantize(arithmetic, both.unit, out)
+        return both.finish(output, replace(whole, low=requantize.low, high=requantize.high), bias)
+
+    return Pending(name, x.shape, finish, np.array([x.scale]))
 
 
 def clip(builder: Builder, node: ir.Node) -> tuple[Value, ...]:

@@ -16,7 +16,7 @@ from stagekit.graph import Graph
 from stagekit.graph.cost import macs as graph_macs
 from stagekit.graph.fingerprint import in_order
 from stagekit.graph.shapes import inferred
-from stagekit.target import Unsupported
+from stagekit.target import Unsupported, listed
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint.builder import Builder
 from stagekit_fixedpoint.device import Device
@@ -62,10 +62,8 @@ def lowered(graph: Graph, device: Device, host: bool = False) -> Lowered:
     """
     result = lower(graph, device, host)
     if result.problems:
-        listed = "; ".join(f"{u.node} ({u.op}): {u.why}" for u in result.problems[:8])
-        more = f"; and {len(result.problems) - 8} more" if len(result.problems) > 8 else ""
         raise CompileError(
-            f"{device.name} cannot compute it: {listed}{more}",
+            f"{device.name} cannot compute it: {listed(result.problems)}",
             where=graph.source,
             remedy="`stagekit calibrate` writes the Q/DQ graph for a profile; a head or SPM runs on the CPU instead",
         )

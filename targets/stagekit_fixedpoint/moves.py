@@ -117,7 +117,7 @@ def slice_(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         if axis == 0 or stride < 1:
             raise Refused("slices of the batch, and backward ones, are not computed")
         start, stop, _ = slice(int(starts.real[place]), int(ends.real[place])).indices(x.shape[axis - 1])
-        x = _part(builder, node, x, axis, start, stop, stride, str(node.outputs[0].name))
+        x = part(builder, str(node.name), x, axis, start, stop, stride, str(node.outputs[0].name))
     return (Stored(x),)
 
 
@@ -139,7 +139,7 @@ def split(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
         return tuple(cut(value, start, stop) for start, stop in pairwise(edges))
     x = builder.stored(node)
     return tuple(
-        Stored(_part(builder, node, x, axis, edges[i], edges[i + 1], 1, str(v.name)))
+        Stored(part(builder, str(node.name), x, axis, edges[i], edges[i + 1], 1, str(v.name)))
         for i, v in enumerate(node.outputs)
     )
 
@@ -152,20 +152,19 @@ def gather(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     if axis == 0 or index.real.size != 1 or index.real.ndim:
         raise Refused("only the gathering of a single index behind the batch is computed")
     at = int(index.real) % x.shape[axis - 1]
-    part = _part(builder, node, x, axis, at, at + 1, 1, f"{node.outputs[0].name}/slice")
-    shape = part.shape[: axis - 1] + part.shape[axis:]
-    out = builder.like(part, str(node.outputs[0].name), shape)
-    builder.emit(p.Reshape(str(node.name), (part.name,), out.name, shape))
+    picked = part(builder, str(node.name), x, axis, at, at + 1, 1, f"{node.outputs[0].name}/slice")
+    shape = picked.shape[: axis - 1] + picked.shape[axis:]
+    out = builder.like(picked, str(node.outputs[0].name), shape)
+    builder.emit(p.Reshape(str(node.name), (picked.name,), out.name, shape))
     return (Stored(out),)
 
 
-def _part(
-    builder: Builder, node: ir.Node, x: Tensor, axis: int, start: int, stop: int, stride: int, name: str
-) -> Tensor:
+def part(builder: Builder, step: str, x: Tensor, axis: int, start: int, stop: int, stride: int, name: str) -> Tensor:
+    """Part of a tensor along one axis, which counts the batch; the step is called ``step``, what it gives ``name``."""
     shape = list(x.shape)
     shape[axis - 1] = len(range(start, stop, stride))
     out = builder.like(x, name, tuple(shape))
-    builder.emit(p.Slice(str(node.name), (x.name,), out.name, axis, start, stop, stride))
+    builder.emit(p.Slice(step, (x.name,), out.name, axis, start, stop, stride))
     return out
 
 

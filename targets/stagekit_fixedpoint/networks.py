@@ -17,12 +17,13 @@ from stagekit_fixedpoint.layers import Layer
 
 Variant = Literal["v1", "v1.5", "last"]
 
+SIZE, CLASSES = 224, 1000
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
-def resnet(depth: int, variant: Variant, size: int = 224, seed: int = 0, classes: int = 1000) -> Graph:
-    """A ResNet with BatchNorm folded, its input ``x`` (batch, 3, size, size) float32, output ``logits``."""
-    net = _Net(seed)
+def resnet(depth: int, variant: Variant) -> Graph:
+    """A ResNet with BatchNorm folded, its input ``x`` (batch, 3, 224, 224) float32, output ``logits``."""
+    net = _Net()
     x = net.relu(net.conv("x", 3, 64, 7, 2))
     x = net.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     channels = 64
@@ -36,12 +37,12 @@ def resnet(depth: int, variant: Variant, size: int = 224, seed: int = 0, classes
             x = net.bottleneck(x, channels, width, stride, variant)
             channels = 4 * width
     x = net.node("Flatten", [net.node("GlobalAveragePool", [x])])
-    weight = net.weight(classes, channels, gain=1.0)
-    net.node("Gemm", [x, weight, net.bias(classes)], out="logits", transB=1)
-    return net.graph(size, classes, f"resnet{depth} {variant}")
+    weight = net.weight(CLASSES, channels, gain=1.0)
+    net.node("Gemm", [x, weight, net.bias(CLASSES)], out="logits", transB=1)
+    return net.graph(f"resnet{depth} {variant}")
 
 
-def resnet_layers(depth: int, variant: Variant, size: int = 224, classes: int = 1000) -> list[Layer]:
+def resnet_layers(depth: int, variant: Variant) -> list[Layer]:
     """The layers of :func:`resnet` in 8 bits, without making its weights."""
     made: list[Layer] = []
 
@@ -58,7 +59,7 @@ def resnet_layers(depth: int, variant: Variant, size: int = 224, classes: int = 
         made.append(Layer(out, inputs, out, (before,) * len(inputs), after))
         return out
 
-    x, side = conv("x", 3, 64, 7, 2, size)
+    x, side = conv("x", 3, 64, 7, 2, SIZE)
     x, side = elementwise((x,), 64 * side**2, 64 * (side // 2) ** 2), side // 2
     channels = 64
     for stage, units in enumerate(DEPTHS[depth]):
@@ -78,14 +79,14 @@ def resnet_layers(depth: int, variant: Variant, size: int = 224, classes: int = 
             x = elementwise((inner, x), channels * side**2, channels * side**2)
     x = elementwise((x,), channels * side**2, channels)
     made.append(
-        Layer("logits", (x,), "logits", (channels,), classes, channels * classes, 1, 1, channels, classes, (1, 1))
+        Layer("logits", (x,), "logits", (channels,), CLASSES, channels * CLASSES, 1, 1, channels, CLASSES, (1, 1))
     )
     return made
 
 
 class _Net:
-    def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(0)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -124,9 +125,9 @@ class _Net:
             x = self.node("MaxPool", [x], kernel_shape=[1, 1], strides=[stride] * 2)
         return self.relu(self.node("Add", [inner, x]))
 
-    def graph(self, size: int, classes: int, source: str) -> Graph:
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, size, size])
-        y = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])
+    def graph(self, source: str) -> Graph:
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])
+        y = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])
         body = helper.make_graph(self.nodes, "resnet", [x], [y], self.weights)
         model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         return from_proto(onnx.shape_inference.infer_shapes(model), source)

@@ -18,7 +18,7 @@ from stagekit_fixedpoint.values import Constant, Pending, Reals, Refused, Stored
 
 
 def conv(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
-    x, weight = narrow(builder, builder.stored(node)), weights(builder, node, 1, channel_axis=0)
+    x, weight = narrow(builder, builder.stored(node)), weights(builder, node, channel_axis=0)
     assert weight.stored is not None and weight.scale is not None
     if weight.stored.ndim != 4:
         raise Refused("only two-dimensional convolutions are computed")
@@ -73,7 +73,7 @@ def batch_norm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
 def matmul(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     """A product with weights, or of two stored tensors."""
     if isinstance(builder.value(node, 1), Constant):
-        return (_linear(builder, node, weights(builder, node, 1, channel_axis=-1), np.zeros(1)),)
+        return (_linear(builder, node, weights(builder, node, channel_axis=-1), np.zeros(1)),)
     builder.need("attention")
     left, right = builder.stored(node, 0), narrow(builder, builder.stored(node, 1))
     if len(left.shape) != len(right.shape) or left.shape[:-2] != right.shape[:-2]:
@@ -96,7 +96,7 @@ def gemm(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
     ):
         raise Refused("only Gemm with alpha = beta = 1 and an untransposed input is computed")
     transposed = bool(attributes.get_int("transB", 0))
-    weight = weights(builder, node, 1, channel_axis=0 if transposed else 1)
+    weight = weights(builder, node, channel_axis=0 if transposed else 1)
     assert weight.stored is not None
     if transposed:
         weight = Constant(weight.real.T, weight.stored.T, weight.scale, 1)
@@ -153,8 +153,8 @@ def narrow(builder: Builder, x: Tensor) -> Tensor:
     return x
 
 
-def weights(builder: Builder, node: ir.Node, index: int, channel_axis: int) -> Constant:
-    weight = builder.constant(node, index)
+def weights(builder: Builder, node: ir.Node, channel_axis: int) -> Constant:
+    weight = builder.constant(node, 1)
     if weight is None or weight.stored is None or weight.scale is None:
         raise Refused("its weights are not quantised; calibrate the graph for this profile")
     a = builder.arithmetic

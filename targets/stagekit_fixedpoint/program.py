@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,6 @@ class Tensor:
 class Step:
     """One operation; ``name`` is the node of the source graph it comes from."""
 
-    operator: ClassVar[str] = ""
     name: str
     inputs: tuple[str, ...]
     output: str
@@ -64,7 +63,6 @@ class Step:
 class Convolution(Step):
     """``requantize(accumulate(sum w (x - zx)) + bias)``; ``weight`` is (out, in / groups, kh, kw)."""
 
-    operator: ClassVar[str] = "conv"
     weight: str
     bias: str
     strides: tuple[int, int]
@@ -78,7 +76,6 @@ class Convolution(Step):
 class Linear(Step):
     """The same over the last axis: ``weight`` is (in, out)."""
 
-    operator: ClassVar[str] = "matmul"
     weight: str
     bias: str
     requantize: Requantize
@@ -95,14 +92,11 @@ class Requantized(Step):
 class Product(Requantized):
     """Matrix product of two stored tensors over their last two axes, as in attention."""
 
-    operator: ClassVar[str] = "attention"
-
 
 @dataclass(frozen=True, slots=True)
 class Add(Step):
     """``requantize(sum of rescale_i((x_i - z_i) << left))``; ``constant`` names an array that is the second term."""
 
-    operator: ClassVar[str] = "add"
     rescales: tuple[Rescale, ...]
     left: int
     constant: str
@@ -113,7 +107,6 @@ class Add(Step):
 class Multiply(Step):
     """``requantize((x - zx) (y - zy))``; ``constant`` names an array (zero point 0) in place of the second input."""
 
-    operator: ClassVar[str] = "mul"
     constant: str
     requantize: Requantize
 
@@ -122,12 +115,9 @@ class Multiply(Step):
 class Convert(Requantized):
     """``requantize(x - zx)``: another scale or format, or a ReLU or Clip on its own."""
 
-    operator: ClassVar[str] = "layout"
-
 
 @dataclass(frozen=True, slots=True)
 class Concatenate(Step):
-    operator: ClassVar[str] = "concat"
     axis: int
 
 
@@ -144,14 +134,11 @@ class Windowed(Step):
 class MaxPool(Windowed):
     """The largest stored value; places outside the image never win."""
 
-    operator: ClassVar[str] = "max_pool"
-
 
 @dataclass(frozen=True, slots=True)
 class SumPool(Windowed):
     """``requantize(sum of (x - zx))``; the mean's division is in the rescale, padding counts as zero."""
 
-    operator: ClassVar[str] = "average_pool"
     requantize: Requantize
 
 
@@ -159,7 +146,6 @@ class SumPool(Windowed):
 class ResizeNearest(Step):
     """Rows and columns picked by index."""
 
-    operator: ClassVar[str] = "resize_nearest"
     rows: tuple[int, ...]
     columns: tuple[int, ...]
 
@@ -168,7 +154,6 @@ class ResizeNearest(Step):
 class ResizeBilinear(Step):
     """``requantize(R (x - zx) C)`` with integer interpolation matrices (out rows, rows) and (out columns, columns)."""
 
-    operator: ClassVar[str] = "resize_bilinear"
     rows: str
     columns: str
     requantize: Requantize
@@ -178,7 +163,6 @@ class ResizeBilinear(Step):
 class Lookup(Step):
     """``table[c, x - lowest]``: one table, or one for each channel along ``axis`` (of the whole tensor)."""
 
-    operator: ClassVar[str] = "table"
     table: str
     axis: int
 
@@ -190,7 +174,6 @@ class Softmax(Step):
     See :func:`stagekit_fixedpoint.transformer.softmax`.
     """
 
-    operator: ClassVar[str] = "softmax"
     axis: int
     left: tuple[int, ...]
     unit: int
@@ -204,7 +187,6 @@ class LayerNorm(Step):
     See :func:`stagekit_fixedpoint.transformer.layer_norm`.
     """
 
-    operator: ClassVar[str] = "layer_norm"
     left: tuple[int, ...]
     gain: str
     offset: str
@@ -214,7 +196,6 @@ class LayerNorm(Step):
 
 @dataclass(frozen=True, slots=True)
 class Reshape(Step):
-    operator: ClassVar[str] = "layout"
     shape: tuple[int, ...]
 
 
@@ -222,7 +203,6 @@ class Reshape(Step):
 class Transpose(Step):
     """``order`` counts the batch as axis 0, which stays first."""
 
-    operator: ClassVar[str] = "layout"
     order: tuple[int, ...]
 
 
@@ -230,7 +210,6 @@ class Transpose(Step):
 class Slice(Step):
     """Part of one axis (counting the batch as axis 0); ``stop`` is exclusive."""
 
-    operator: ClassVar[str] = "layout"
     axis: int
     start: int
     stop: int
@@ -241,7 +220,6 @@ class Slice(Step):
 class Pad(Step):
     """Zeros (that is, zero points) before and after one axis (counting the batch as axis 0)."""
 
-    operator: ClassVar[str] = "layout"
     axis: int
     before: int
     after: int
@@ -256,7 +234,6 @@ class Host(Step):
         names: of the graph's inputs, in the order of ``inputs``.
     """
 
-    operator: ClassVar[str] = "host"
     model: str
     names: tuple[str, ...]
 

@@ -15,6 +15,9 @@ from stagekit_fixedpoint.device import Device
 from stagekit_fixedpoint.layers import layers_of
 from stagekit_fixedpoint.program import Program
 
+WIDTH = 48
+"""Characters of a roofline's bars."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
@@ -94,20 +97,20 @@ def report(program: Program, device: Device, device_share: float = 1.0) -> Repor
     return Report(device.name, tuple(rows), modelled, sum(row.macs for row in rows), device_share)
 
 
-def roofline(row: Report, device: Device, width: int = 48) -> str:
+def roofline(found: Report, device: Device) -> str:
     """A picture in characters: for each layer its operations a byte and how near it comes to the device's roof."""
     machine = device.machine
     peak = 2 * machine.macs_per_cycle * machine.clock_mhz / 1e3
     bandwidth = machine.bandwidth(busy=1)
     lines = [f"modelled for {device.name}: peak {peak:.0f} GOP/s, memory {bandwidth:.1f} GB/s, one core"]
-    for cost in row.modelled.layers:
+    for cost in found.modelled.layers:
         if not cost.macs:
             continue
         intensity = 2 * cost.macs / max(cost.moved, 1)
         roof = min(peak, intensity * bandwidth)
         reached = 2 * cost.macs * machine.clock_mhz / 1e3 / cost.cycles
-        bar = "#" * round(width * reached / peak)
-        roof_at = min(round(width * roof / peak), width - 1)
-        picture = "".join("|" if i == roof_at else bar[i : i + 1] or " " for i in range(width))
+        bar = "#" * round(WIDTH * reached / peak)
+        roof_at = min(round(WIDTH * roof / peak), WIDTH - 1)
+        picture = "".join("|" if i == roof_at else bar[i : i + 1] or " " for i in range(WIDTH))
         lines.append(f"{cost.name[:28]:28} {intensity:8.1f} OP/B {reached:7.0f} GOP/s [{picture}] {cost.bound_by}")
     return "\n".join(lines)

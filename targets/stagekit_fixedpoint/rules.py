@@ -6,7 +6,18 @@ import operator
 
 import onnx_ir as ir
 
-from stagekit_fixedpoint import elementwise, limits, moves, products, quantization, sequence, spatial, subpixel, tables
+from stagekit_fixedpoint import (
+    elementwise,
+    limits,
+    moves,
+    pools,
+    products,
+    quantization,
+    resize,
+    sequence,
+    subpixel,
+    tables,
+)
 from stagekit_fixedpoint.builder import Builder, RuleTable
 from stagekit_fixedpoint.values import Refused, Value
 
@@ -34,11 +45,11 @@ RULES: RuleTable = {
     **dict.fromkeys(("Relu", "Clip"), elementwise.clip),
     "Min": limits.minimum,
     **{name: tables.function_rule(function) for name, function in tables.FUNCTIONS.items()},
-    "PRelu": tables.prelu,
+    "PRelu": elementwise.prelu,
     "Cast": tables.cast,
-    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), spatial.max_pool),
-    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), spatial.average_pool),
-    "Resize": spatial.resize,
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), pools.max_pool),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), pools.average_pool),
+    "Resize": resize.resize,
     "Softmax": sequence.softmax,
     "LayerNormalization": sequence.layer_norm,
     **dict.fromkeys(("Identity", "Dropout"), moves.identity),

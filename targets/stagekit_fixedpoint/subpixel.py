@@ -28,7 +28,7 @@ Move = tuple[Callable[..., Step], tuple[int, ...], tuple[Any, ...]]
 
 
 def conv_transpose(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
-    x, weight = narrow(builder, builder.stored(node)), weights(builder, node, 1, channel_axis=1)
+    x, weight = narrow(builder, builder.stored(node)), weights(builder, node, channel_axis=1)
     assert weight.stored is not None and weight.scale is not None
     if weight.stored.ndim != 4:
         raise Refused("only two-dimensional convolutions are computed")

@@ -15,8 +15,8 @@ from stagekit_fixedpoint.builder import Builder, Rule
 from stagekit_fixedpoint.program import Tensor
 from stagekit_fixedpoint.values import Constant, Reals, Refused, Stored, Tabulated, Value
 
-CHANNEL_TABLES = 4
-"""Most channels that may have a table each: the planes of an image, normalised apart."""
+TABLE_ENTRIES = 2**18
+"""Most entries of a step's tables: for each of 1024 channels in 8 bits, of 4 (the planes of an image) in 16."""
 
 
 def function_rule(function: Callable[[ir.Node, Reals], Reals]) -> Rule:
@@ -75,8 +75,10 @@ def _rows(real: Reals, source: Tensor, axis: int) -> tuple[Reals, int]:
         return real.reshape(1), axis
     rank = len(source.shape) + 1
     varying = [rank - real.ndim + i for i, n in enumerate(real.shape) if n > 1]
-    if len(varying) != 1 or real.size > CHANNEL_TABLES:
-        raise Refused("a constant that varies this much has no table; quantise the tensor before it")
+    if len(varying) != 1:
+        raise Refused("a constant that varies along several axes has no table; quantise the tensor before it")
+    if real.size * 2**source.format.bits > TABLE_ENTRIES:
+        raise Refused(f"a table of {source.format} for each of {real.size} channels is too large; quantise it first")
     return real.reshape(-1), varying[0]
 
 
@@ -105,16 +107,6 @@ def _gelu(node: ir.Node, x: Reals) -> Reals:
     if node.attributes.get_string("approximate", "none") == "tanh":
         return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
     return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
-
-
-def prelu(builder: Builder, node: ir.Node) -> tuple[Value, ...]:
-    """A constant slope below zero: one, or one for each of few channels."""
-    builder.need("table")
-    slope = builder.constant(node, 1)
-    assert slope is not None
-    if slope.real.size > CHANNEL_TABLES:
-        raise Refused(f"a slope for each of {slope.real.size} channels takes as many tables; {CHANNEL_TABLES} are kept")
-    return (tabulated(builder.value(node, 0), slope, lambda x, s: np.where(x < 0, s * x, x), "PRelu"),)
 
 
 def _number(node: ir.Node, name: str, default: float) -> float:

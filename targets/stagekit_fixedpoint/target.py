@@ -6,6 +6,7 @@ arithmetic alone, so that any machine may load it.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ from stagekit_fixedpoint.report import report
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 4
+ENGINE_REVISION = 5
 """Counts changes to what :meth:`FixedPointTarget.compile` writes; enters every key."""
 
 FILES = ("program.json", "arrays.npz")
@@ -59,7 +60,10 @@ class FixedPointTarget:
         return f"fixedpoint engine {ENGINE_REVISION}"
 
     def device(self, profile: Profile) -> str:
-        return profile.device
+        """The name of a shipped description; of one's own, what it says besides, since a file may change."""
+        if "device_file" not in profile.options:
+            return profile.device
+        return f"{profile.device} {hashlib.sha256(repr(device_of(profile)).encode()).hexdigest()[:16]}"
 
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
         from stagekit_fixedpoint.lowering import lower
@@ -98,14 +102,12 @@ class FixedPointTarget:
         ]
         (workdir / FILES[0]).write_text(to_json(program), encoding="utf-8")
         (workdir / FILES[1]).write_bytes(pack_arrays(program.arrays))
-        blob = made_blob(self, profile, workdir, FILES, edges[: len(inputs)], edges[len(inputs) :])
+        blob = made_blob(self, _anywhere(profile), workdir, FILES, edges[: len(inputs)], edges[len(inputs) :])
         return replace(blob, report=report(program, device, result.share).to_dict())
 
     def load(self, blob: EngineBlob, profile: Profile) -> ThreadEngine:
-        threads = int(profile.options.get("threads", usable_cores()))
-        if threads < 1:
-            raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
-        check_blob(blob, self, profile)
+        threads = profile.count("threads", usable_cores())
+        check_blob(blob, self, _anywhere(profile))
         program = load_program(blob.root)
         batches = tuple(int(b) for b in blob.metadata["batches"])
         call = partial(run_program, Fast(program, threads), blob.outputs)
@@ -124,6 +126,11 @@ class FixedPointTarget:
 
 def _inputs(program: Program, values: Sequence[Array]) -> dict[str, Array]:
     return {n: to_stored(v, program.tensors[n]) for n, v in zip(program.inputs, values, strict=True)}
+
+
+def _anywhere(profile: Profile) -> Profile:
+    """The profile by which an engine is checked when it is loaded: one's own description need not be there any more."""
+    return replace(profile, options={k: v for k, v in profile.options.items() if k != "device_file"})
 
 
 def _host(profile: Profile) -> bool:

@@ -43,12 +43,9 @@ def group_size() -> int:
     return 16 if "avx512f" in sets else 8 if "avx" in sets else 0
 
 
-def block_edges(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], size: int) -> None:
-    """Gives an optimised model, whose edges are plain, the blocked ones among those wanted, and spares it reorders.
-
-    Args:
-        size: channels in a group; see :func:`group_size`.
-    """
+def block_edges(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Gives an optimised model, whose edges are plain, the blocked ones among those wanted, and spares it reorders."""
+    size = group_size()
     if not size:
         return
     graph = model.graph

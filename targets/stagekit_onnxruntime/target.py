@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,8 @@ from stagekit.graph.spec import BATCH, BLOCKED, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS, scheme_of
 from stagekit.quant.unasked import EXACT_PRODUCTS, ONNXRUNTIME_OPTIMISERS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
+from stagekit.vendors import vendor_module
+from stagekit.versions import first_version
 from stagekit_onnxruntime.engine import OrtCall
 
 if TYPE_CHECKING:
@@ -67,9 +68,19 @@ class OnnxRuntimeTarget:
     def device(self, profile: Profile) -> str:
         return f"{profile.device} {instruction_sets()}"
 
+    def refusal(self, profile: Profile) -> str:
+        if profile.device != "CPU":
+            return f"onnxruntime runs on the device 'CPU' here, not on {profile.device!r}"
+        if profile.precision not in self.precisions:
+            return (
+                f"onnxruntime has no {profile.precision} kernels for convolutions and matrix products on x86 CPUs"
+                f" (precisions: {', '.join(self.precisions)})"
+            )
+        return ""
+
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
         _vendor()
-        refusal = _refusal(profile)
+        refusal = self.refusal(profile)
         if refusal:
             return [Unsupported(node="", op="", why=refusal)]
         from stagekit_onnxruntime.kernels import without_kernel
@@ -99,11 +110,11 @@ class OnnxRuntimeTarget:
         import onnx_ir as ir
 
         from stagekit.graph.edges import with_edges
-        from stagekit_onnxruntime.blocked import block_edges, group_size
+        from stagekit_onnxruntime.blocked import block_edges
         from stagekit_onnxruntime.canonical import make_canonical
 
         vendor = _vendor()
-        refusal = _refusal(profile)
+        refusal = self.refusal(profile)
         if refusal:
             raise UsageError(refusal, where=f"profile {profile.name}")
         source, engine = workdir / "source.onnx", workdir / "engine.onnx"
@@ -124,7 +135,7 @@ class OnnxRuntimeTarget:
             formed.save(source)
             _session(vendor, source, options, SLOW_OPTIMISERS if profile.precision == "f32" else ())
             model = ir.load(engine)
-            block_edges(model, inputs, outputs, group_size())
+            block_edges(model, inputs, outputs)
             make_canonical(model, _names(formed))
             ir.save(model, engine)
         except _vendor_errors(vendor) as error:
@@ -167,43 +178,15 @@ def _names(graph: Graph) -> set[str]:
 
 
 def _vendor() -> ModuleType:
-    """The module ``onnxruntime``, imported when it is first needed."""
-    try:
-        import onnxruntime
-    except (ImportError, OSError) as error:
-        raise TargetUnavailable(
-            f"onnxruntime does not import: {error}", where="onnxruntime", remedy="pip install onnxruntime"
-        ) from error
-    module: ModuleType = onnxruntime
-    return module
+    return vendor_module("onnxruntime", remedy="pip install onnxruntime")
 
 
 def _version() -> str:
-    for name in DISTRIBUTIONS:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return ""
-
-
-def _refusal(profile: Profile) -> str:
-    """Why a profile cannot be served at all; empty when it can."""
-    if profile.device != "CPU":
-        return f"onnxruntime runs on the device 'CPU' here, not on {profile.device!r}"
-    if profile.precision not in OnnxRuntimeTarget.precisions:
-        return (
-            f"onnxruntime has no {profile.precision} kernels for convolutions and matrix products on x86 CPUs"
-            f" (precisions: {', '.join(OnnxRuntimeTarget.precisions)})"
-        )
-    return ""
+    return first_version(*DISTRIBUTIONS)
 
 
 def _session_options(vendor: ModuleType, profile: Profile) -> Any:
-    threads = int(profile.options.get("threads", usable_cores()))
-    if threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}", where=f"profile {profile.name}")
-    options = vendor.SessionOptions()
+    options, threads = vendor.SessionOptions(), profile.count("threads", usable_cores())
     options.intra_op_num_threads = threads
     # Every session has threads of its own. If they spin for work between calls they take the cores from the next
     # engine of the chain (a ResNet-50 in five engines takes twice as long as in one); if they sleep within a
@@ -253,9 +236,12 @@ def _session(vendor: ModuleType, path: Path, options: Any, without: Sequence[str
 
 def _go_on_writing(file: Path, count: int) -> None:
     """Raises the OSError that ONNX Runtime met where it could not write on, and gave no word of ("Protobuf
-    serialization failed"); on a disk with space nothing happens."""
-    with file.open("ab") as end:
-        end.write(bytes(count))
+    serialization failed"); what was written goes, and on a disk with space that is all."""
+    try:
+        with file.open("ab") as end:
+            end.write(bytes(count))
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _vendor_errors(vendor: ModuleType) -> tuple[type[Exception], ...]:

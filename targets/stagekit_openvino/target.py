@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageE
 from stagekit.graph.spec import TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
+from stagekit.vendors import vendor_module
+from stagekit.versions import first_version
 from stagekit_openvino.core import shared_core
 from stagekit_openvino.engine import OvCall
 from stagekit_openvino.export import canonical_export
@@ -72,9 +73,16 @@ class OpenVinoTarget:
         """The name as the profile gives it; where a CPU takes part, with its instruction sets."""
         return f"{profile.device} {instruction_sets()}" if "CPU" in _parts(profile.device) else profile.device
 
+    def refusal(self, profile: Profile) -> str:
+        """A precision that the devices do not compute in: OpenVINO itself would take f32 without a word."""
+        for part in _parts(profile.device):
+            known = list(_core(profile).get_property(part, "OPTIMIZATION_CAPABILITIES"))
+            if CAPABILITIES[profile.precision] not in known:
+                return f"{part} computes in {', '.join(known)}, not in {profile.precision}"
+        return ""
+
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
-        core = _core(profile)
-        refusal = _refusal(core, profile)
+        core, refusal = _core(profile), self.refusal(profile)
         if refusal:
             return [Unsupported("", "", refusal)]
         from stagekit_openvino.frontend import without_conversion
@@ -86,7 +94,7 @@ class OpenVinoTarget:
 
         Two where calls are ordered: the second is there when the first ends.
         """
-        streams = int(profile.options.get("streams", 1))
+        streams = profile.count("streams", 1)
         return streams if profile.device == "CPU" and not self.ordered(profile) else 2
 
     def ordered(self, profile: Profile) -> bool:
@@ -119,8 +127,7 @@ class OpenVinoTarget:
         from stagekit.graph.edges import with_edges
         from stagekit_openvino.layout import with_free_transposes
 
-        vendor, core = _vendor(), _core(profile)
-        refusal = _refusal(core, profile)
+        vendor, core, refusal = _vendor(), _core(profile), self.refusal(profile)
         if refusal:
             raise UsageError(refusal, where=f"profile {profile.name}")
         source = workdir / "source.onnx"
@@ -163,22 +170,11 @@ class OpenVinoTarget:
 
 
 def _vendor() -> ModuleType:
-    """The module ``openvino``, imported when it is first needed."""
-    try:
-        import openvino
-    except (ImportError, OSError) as error:
-        raise TargetUnavailable(
-            f"openvino does not import: {error}", where="openvino", remedy="pip install 'stagekit[openvino]'"
-        ) from error
-    module: ModuleType = openvino
-    return module
+    return vendor_module("openvino", remedy="pip install 'stagekit[openvino]'")
 
 
 def _version() -> str:
-    try:
-        return version("openvino")
-    except PackageNotFoundError:
-        return ""
+    return first_version("openvino")
 
 
 def _parts(device: str) -> list[str]:
@@ -205,32 +201,14 @@ def _core(profile: Profile) -> Any:
     return core
 
 
-def _refusal(core: Any, profile: Profile) -> str:
-    """Why the devices cannot serve the profile's precision; empty when they can.
-
-    OpenVINO itself would fall back to f32 without a word.
-    """
-    for part in _parts(profile.device):
-        known = list(core.get_property(part, "OPTIMIZATION_CAPABILITIES"))
-        if CAPABILITIES[profile.precision] not in known:
-            return f"{part} computes in {', '.join(known)}, not in {profile.precision}"
-    return ""
-
-
 def _properties(profile: Profile) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": HINTS[profile.precision],
-        "PERFORMANCE_HINT": str(profile.options.get("performance_hint", "LATENCY")),
+        "PERFORMANCE_HINT": profile.choice("performance_hint", ("LATENCY", "THROUGHPUT"), "LATENCY"),
     }
-    if properties["PERFORMANCE_HINT"] not in ("LATENCY", "THROUGHPUT"):
-        raise UsageError(
-            f"performance_hint must be LATENCY or THROUGHPUT, got {properties['PERFORMANCE_HINT']!r}",
-            where=f"profile {profile.name}",
-        )
     if profile.device == "CPU":
-        threads, streams = _positive(profile, "threads", usable_cores()), _positive(profile, "streams", 1)
-        properties["INFERENCE_NUM_THREADS"] = threads
-        properties["NUM_STREAMS"] = str(streams)
+        properties["INFERENCE_NUM_THREADS"] = profile.count("threads", usable_cores())
+        properties["NUM_STREAMS"] = str(profile.count("streams", 1))
         # All engines on one stream's threads, where those are what was asked for. With threads of its own each
         # engine of a chain finds the cores taken by the one before, which still spins for work (up to 15 % slower).
         properties["EXCLUSIVE_ASYNC_REQUESTS"] = _on_one_stream(profile)
@@ -242,15 +220,7 @@ def _properties(profile: Profile) -> dict[str, Any]:
 
 def _on_one_stream(profile: Profile) -> bool:
     """Whether an engine on the CPU shares its threads with all others: they are as many as it may have."""
-    streams, threads = _positive(profile, "streams", 1), _positive(profile, "threads", usable_cores())
-    return streams == 1 and threads == usable_cores()
-
-
-def _positive(profile: Profile, option: str, default: int) -> int:
-    value = int(profile.options.get(option, default))
-    if value < 1:
-        raise UsageError(f"{option} must be at least 1, got {value}", where=f"profile {profile.name}")
-    return value
+    return profile.count("streams", 1) == 1 and profile.count("threads", usable_cores()) == usable_cores()
 
 
 def _partial_shape(vendor: ModuleType, spec: TensorSpec) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagekit.errors import UsageError, nearest
+from stagekit.errors import UsageError
 from stagekit.graph import TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
 from stagekit.target import Option, Profile
@@ -97,14 +97,14 @@ def build_config(inputs: Sequence[TensorSpec], profile: Profile) -> BuildConfig:
     if not 0 <= level <= 5:
         raise UsageError(f"optimization_level must be 0 to 5, got {level}", where=f"profile {profile.name}")
     return BuildConfig(
-        builder=choice(profile, "builder", BUILDERS, "auto"),
+        builder=profile.choice("builder", BUILDERS, "auto"),
         compute_capabilities=capabilities(profile),
         shapes={s.name: _range(s, profile.batch) for s in inputs if BATCH in s.shape and _bound(s)},
-        hardware_compatibility=choice(profile, "hardware_compatibility", COMPATIBILITY, "none"),
+        hardware_compatibility=profile.choice("hardware_compatibility", COMPATIBILITY, "none"),
         version_compatible=bool(options.get("version_compatible", False)),
-        workspace_mib=positive(profile, "workspace_mib", 0),
+        workspace_mib=profile.count("workspace_mib", 0),
         optimization_level=level,
-        verbosity=choice(profile, "verbosity", VERBOSITY, "detailed"),
+        verbosity=profile.choice("verbosity", VERBOSITY, "detailed"),
         tf32=bool(options.get("tf32", False)),
     )
 
@@ -132,31 +132,7 @@ def float_precision(profile: Profile) -> str:
     """
     if profile.precision != "int8":
         return profile.precision
-    return choice(profile, "rest", ("f32", "fp16", "bf16"), "f32")
-
-
-def choice(profile: Profile, option: str, known: Sequence[str], default: str) -> str:
-    """A word from a fixed set.
-
-    Raises:
-        UsageError: another word; names the nearest.
-    """
-    value = str(profile.options.get(option, default))
-    if value not in known:
-        raise UsageError(f"{option} cannot be {value!r}" + nearest(value, known), where=f"profile {profile.name}")
-    return value
-
-
-def positive(profile: Profile, option: str, default: int) -> int:
-    """A whole number above zero, or the default.
-
-    Raises:
-        UsageError: zero or less.
-    """
-    value = int(profile.options.get(option, default))
-    if value < (1 if option in profile.options else 0):
-        raise UsageError(f"{option} must be at least 1, got {value}", where=f"profile {profile.name}")
-    return value
+    return profile.choice("rest", ("f32", "fp16", "bf16"), "f32")
 
 
 def _bound(spec: TensorSpec) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from stagekit.errors import TargetUnavailable
 from stagekit.target import Profile
+from stagekit.versions import first_version
 from stagekit_tensorrt.builder.vendors import BuildFailed, Differences, differences, import_vendor
-from stagekit_tensorrt.config import BUILDERS, choice
+from stagekit_tensorrt.config import BUILDERS
 
 DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
@@ -26,12 +26,7 @@ REMEDY = (
 @cache  # a search through all packages, and each engine asks several times
 def installed_version(builder: str) -> str:
     """The version of a builder's package; empty where it is not installed."""
-    for name in DISTRIBUTIONS[builder]:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return ""
+    return first_version(*DISTRIBUTIONS[builder])
 
 
 def resolve(profile: Profile) -> tuple[str, str]:
@@ -39,7 +34,7 @@ def resolve(profile: Profile) -> tuple[str, str]:
 
     ``auto`` is TensorRT where that is installed, else TensorRT-RTX where that is, else ``tensorrt``.
     """
-    wanted = choice(profile, "builder", BUILDERS, "auto")
+    wanted = profile.choice("builder", BUILDERS, "auto")
     for builder in DISTRIBUTIONS if wanted == "auto" else (wanted,):
         found = installed_version(builder)
         if found:

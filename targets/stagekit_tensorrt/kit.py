@@ -27,7 +27,7 @@ import numpy as np
 from stagekit.build.engines import WantedEngine
 from stagekit.target import Profile, Progress
 from stagekit_tensorrt import child, reference
-from stagekit_tensorrt.config import BUILDERS, choice
+from stagekit_tensorrt.config import BUILDERS
 from stagekit_tensorrt.lint import refuse
 from stagekit_tensorrt.typed import plan
 
@@ -56,7 +56,7 @@ def write_kit(folder: Path, wanted: Sequence[WantedEngine], profile: Profile, pr
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     sources = Path(__file__).with_name("builder")
     shutil.copytree(sources, folder / "builder", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    rtx = choice(profile, "builder", BUILDERS, "auto") == "tensorrt-rtx"
+    rtx = profile.choice("builder", BUILDERS, "auto") == "tensorrt-rtx"
     if not rtx:
         (folder / SCRIPT).write_text("\n".join([SCRIPT_HEAD, *commands, SCRIPT_TAIL]), encoding="utf-8")
         (folder / SCRIPT).chmod(0o755)

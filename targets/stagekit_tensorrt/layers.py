@@ -1,4 +1,7 @@
-"""What a loaded engine is made of and where its time goes: the inspector's layers and a profiler's milliseconds."""
+"""What a loaded engine is made of and where its time goes: the inspector's layers and a profiler's milliseconds.
+
+They need a GPU; ``make test-gpu`` writes both into gpu-report.json.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from stagekit.errors import CompileError
 from stagekit.graph import Graph
-from stagekit.target import Unsupported
+from stagekit.target import Unsupported, listed
 from stagekit_tensorrt.typed import Plan
 
 ABSENT: frozenset[str] = frozenset(*json.loads(Path(__file__).with_name("absent_operators.json").read_text()).values())
@@ -39,8 +39,7 @@ def refuse(plan: Plan) -> None:
     """Raises CompileError where there are findings."""
     found = lint(plan)
     if found:
-        listed = "; ".join(f"{f.node} ({f.op}): {f.why}" for f in found[:10])
-        raise CompileError(f"TensorRT cannot build it: {listed}", where=plan.graph.source)
+        raise CompileError(f"TensorRT cannot build it: {listed(found)}", where=plan.graph.source)
 
 
 def _finding(node: ir.Node, why: str) -> Unsupported:

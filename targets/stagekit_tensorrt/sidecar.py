@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stagekit.blob import check_sizes
 from stagekit.errors import EngineError, UsageError
 from stagekit.target import EngineBlob, Profile
 from stagekit_tensorrt.builder.gpu import Gpu, gpus
-from stagekit_tensorrt.config import COMPATIBILITY, capabilities, choice
+from stagekit_tensorrt.config import COMPATIBILITY, capabilities
 from stagekit_tensorrt.installed import resolve
 
 FORMAT = 1
@@ -56,7 +57,7 @@ def device_of(builder: str, profile: Profile, gpu: Gpu | None) -> str:
     asked = capabilities(profile)
     if builder == "tensorrt-rtx":
         return "+".join(f"sm{number}" for number in asked) or f"sm{AMPERE} and later"
-    level = choice(profile, "hardware_compatibility", COMPATIBILITY, "none")
+    level = profile.choice("hardware_compatibility", COMPATIBILITY, "none")
     if level == "ampere_plus":
         return f"sm{AMPERE} and later"
     if len(asked) > 1:
@@ -91,7 +92,7 @@ def built_for(builder: str, profile: Profile, gpu: Gpu | None) -> list[int]:
     """The compute capabilities that a plan runs on; empty stands for Ampere and later."""
     if builder == "tensorrt-rtx" or capabilities(profile):
         return list(capabilities(profile))
-    if choice(profile, "hardware_compatibility", COMPATIBILITY, "none") == "ampere_plus" or gpu is None:
+    if profile.choice("hardware_compatibility", COMPATIBILITY, "none") == "ampere_plus" or gpu is None:
         return []
     return [gpu.capability]
 
@@ -170,13 +171,9 @@ def check(blob: EngineBlob, here: Mapping[str, str], gpu: Gpu | None) -> None:
     wrong = misfit(found, here, gpu)
     if wrong is not None:
         raise EngineError(wrong[0], where=blob.root, remedy=wrong[1])
-    for name, size, digest in zip(blob.files, found["bytes"], found["sha256"], strict=True):
+    check_sizes(blob, remedy)
+    for name, digest in zip(blob.files, found["sha256"], strict=True):
         path = blob.root / name
-        actual = path.stat().st_size if path.is_file() else None
-        if actual != size:
-            raise EngineError(
-                f"expected {size} bytes, found {'no file' if actual is None else actual}", where=path, remedy=remedy
-            )
         with path.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
                 raise EngineError("the engine is damaged: its contents are not those built", where=path, remedy=remedy)

@@ -120,7 +120,7 @@ class TensorRtTarget:
             cache.parent.mkdir(parents=True, exist_ok=True)
         request = child.write_request(workdir, "engine", planned.config, cache)
         try:
-            limit = config.positive(profile, "time_limit", child.TIME_LIMIT)
+            limit = profile.count("time_limit", child.TIME_LIMIT)
             built = child.run(request, progress, limit, gpu=sidecar.gpu_index(profile))
         except CompileError as error:
             raise CompileError(error.what, where=planned.graph.source, remedy=error.remedy) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,54 @@ def test_what_was_measured_before_a_target_vanished_is_kept_and_marked(
     assert "partial: SingleStream: the device is gone" in (tmp_path / "index.html").read_text()
 
 
+def test_a_deployment_that_is_left_out_is_a_failure_and_the_others_are_measured(
+    stagekit: Run, deployed: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.deploy").mkdir()
+    done = stagekit(
+        "bench", deployed, tmp_path / "empty.deploy", "--data", data, "-o", tmp_path / "out", *QUICK, *SINGLE
+    )
+    assert done.code == 1
+    assert "empty.deploy is left out" in done.err
+    assert results.read(tmp_path / "out" / "tiny.json").status == "complete"
+
+
+def test_a_cell_that_fails_or_is_killed_is_a_failure_of_the_matrix(
+    stagekit: Run, zoo: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, -9, "", "")
+
+    monkeypatch.setattr("stagekit.bench.cell.subprocess.run", killed)
+    matrix = ("bench", "--matrix", zoo.stages, zoo.tasks["sea"], "--profile", "ort-f32", "--data", data)
+    done = stagekit(*matrix, "-o", tmp_path, "--json")
+    assert done.code == 1
+    assert [(o["cell"], o["what"]) for o in done.json["matrix"]] == [("ort-f32", "failed")]
+    assert "SIGKILL" in done.json["matrix"][0]["why"]
+
+
+def test_an_interrupt_says_what_is_kept(
+    stagekit: Run, deployed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stagekit.bench.measure.score_task", interrupted)
+    done = stagekit("bench", deployed, "--data", data, "-o", tmp_path / "out", *QUICK, *SINGLE)
+    assert done.code == 130
+    assert f"what was measured is in {tmp_path / 'out'}" in done.err
+    result = results.read(tmp_path / "out" / "tiny.json")
+    assert (result.status, result.problems) == ("partial", ("accuracy of sea: interrupted",))
+    assert result.scenario("SingleStream") is not None
+
+
+@pytest.mark.parametrize("option", ["--slo", "--seconds"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_is_none_is_refused(stagekit: Run, deployed: Path, data: Path, option: str, number: str) -> None:
+    done = stagekit("bench", deployed, "--data", data, option, number)
+    assert (done.code, "not a finite number" in done.err) == (2, True)
+
+
 def test_a_slow_engine_is_found_by_fail_above(
     stagekit: Run, deployed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +245,7 @@ def test_a_slow_engine_is_found_by_fail_above(
     run = Session.run
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.05)
+        time.sleep(0.2)  # more than any machine is late by in most queries
         return run(*args, **kwargs)
 
     monkeypatch.setattr(Session, "run", slow)

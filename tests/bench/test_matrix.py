@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stagekit_openvino import OpenVinoTarget
 
 from stagekit.bench import results
 from stagekit.bench.cell import Bench
 from stagekit.bench.labels import keep_labels, read_reference
-from stagekit.bench.matrix import Cell, Outcome, cells, left_out, reference, run_matrix
+from stagekit.bench.matrix import Cell, Outcome, cells, kept, left_out, reference, run_matrix
 from stagekit.bench.options import Options
 from stagekit.errors import StagekitError, UsageError
 from stagekit.targets import load_profile
@@ -53,6 +54,13 @@ def test_profiles_can_be_chosen_and_tasks_kept_together() -> None:
     assert out == {}
     with pytest.raises(UsageError, match="ort-int8"):
         cells(["sea"], True, ["ort-int9"])
+
+
+def test_a_profile_that_this_machine_refuses_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVinoTarget, "refusal", lambda self, profile: "no" * (profile.precision == "bf16"))
+    found, out = cells(["sea"], True, ["ov-bf16", "ov-f32"])
+    assert [c.name for c in found] == ["ov-f32"]
+    assert out == {"ov-bf16": "no"}
 
 
 def test_labels_of_the_first_float_cell_are_what_others_are_compared_with(tmp_path: Path) -> None:
@@ -98,6 +106,18 @@ def test_what_is_complete_is_kept_and_what_is_partial_is_done_again(tmp_path: Pa
     outcomes = run_matrix(wanted, file, lambda cell: done.append(cell.name))
     assert [o.what for o in outcomes] == ["kept", "measured", "measured"]
     assert done == ["ort-f32.sea", "ort-f32.line2"]
+
+
+def test_results_that_this_version_does_not_read_are_measured_again(tmp_path: Path, wanted: list[Cell]) -> None:
+    path = tmp_path / "old.json"
+    results.write(made("old"), path)
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    assert kept(path) is None
+    outcomes = run_matrix(wanted[:1], lambda cell: path, lambda cell: results.write(made(cell.name), path))
+    assert outcomes[0].what == "measured"
+    before = kept(path)
+    assert before is not None
+    assert before.deployment.name == wanted[0].name
 
 
 def test_a_failure_is_noted_and_the_rest_goes_on(tmp_path: Path, wanted: list[Cell]) -> None:

@@ -58,6 +58,7 @@ def test_by_default_every_image_has_all_tasks() -> None:
         ('[[request]]\ntasks = ["see"]', "did you mean 'sea'"),
         ('[[request]]\ntasks = ["sea"]\nshares = 2', "shares"),
         ('[[request]]\ntasks = ["sea"]\nshare = 0', "share"),
+        ('[[request]]\ntasks = ["sea"]\nshare = inf', "share"),
     ],
 )
 def test_a_wrong_mix_is_refused(file: Path, text: str, message: str) -> None:
@@ -88,6 +89,8 @@ def test_each_set_of_tasks_that_arrives_is_a_kind_of_its_own(file: Path) -> None
         ("time,tasks\n1,sea\n", "expected seconds,tasks"),
         ("seconds,tasks\nsoon,sea\n", r":2: expected seconds"),
         ("seconds,tasks\n1,sea\n0,sea\n", "comes before"),
+        ("seconds,tasks\n1,sea\nnan,sea\n", r":3: expected seconds, found nan"),
+        ("seconds,tasks\n1,sea\ninf,sea\n", r":3: expected seconds, found inf"),
         ("seconds,tasks\n1,lake\n", "no task 'lake'"),
         ("seconds,tasks,image\n1,sea,z\n", "no picture is called 'z'"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from stagekit.bench import loadgen
 from stagekit.bench.loadgen import Settings
 from stagekit.bench.mix import Arrival, Sample
-from stagekit.bench.run import closed_loop, replay
+from stagekit.bench.run import Query, Run, closed_loop, replay
 from stagekit.bench.statistics import percentile
 from stagekit.bench.system import Answers, Done, NullSystem
 
@@ -89,6 +89,12 @@ def test_the_harness_costs_little(tmp_path: Path) -> None:
     offline = loadgen.run(NullSystem(8), Settings("Offline", 0.3, 1, rate=20_000.0), tmp_path / "offline")
     ends = np.sort([q.ended for q in offline.answered])
     assert np.median(np.diff(ends)) < 0.01 * 0.005
+
+
+def test_a_pause_behind_the_last_answer_is_no_part_of_the_time() -> None:
+    queries = [Query(i, 0, float(i), i + 1.0) for i in range(4)]
+    assert Run(queries, samples=4, openings=[0, 4], pauses=[3.0]).rate == 4 / 4.0
+    assert Run(queries, samples=4, openings=[0, 2, 4], pauses=[0.5, 3.0]).rate == 4 / 3.5
 
 
 def test_a_closed_loop_keeps_its_callers_busy() -> None:

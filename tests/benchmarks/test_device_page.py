@@ -77,7 +77,7 @@ def test_what_was_measured_beside_other_work_is_listed(device_page: Any) -> None
 
 
 def test_rows_of_another_machine_say_so(device_page: Any) -> None:
-    usual, other = "2 cores of Some CPU, 2026-01-01", "4 cores of Another, 2026-02-02"
+    usual, other = "2 cores of Some CPU (AVX2), 2026-01-01", "4 cores of Another, 2026-02-02"
     text = device_page.page(data(row("a", where=usual), row("b", model="Large", where=other)))
     assert text.count("Measured elsewhere") == 1
     assert "Measured elsewhere: 4 cores of Another, 2026-02-02." in text.partition("## Large")[2]

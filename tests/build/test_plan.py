@@ -15,7 +15,7 @@ from stagekit.build import plan as planning
 from stagekit.build.deploy import Compiled, Layout, compile_bundles
 from stagekit.build.engines import Builder
 from stagekit.build.fuse import runs
-from stagekit.build.placement import Load, choose, price
+from stagekit.build.placement import MEMORY_BANDWIDTH, Load, choose, price
 from stagekit.bundle import DeployManifest, read_manifest
 from stagekit.graph import TensorSpec
 from stagekit.session import Session
@@ -213,7 +213,7 @@ def test_adapters_may_run_on_a_device_of_their_own(
 
 def test_the_price_of_an_arrangement_is_its_longest_load_with_transfers() -> None:
     assert price(Load(3.0, 2.0)) == 5.0
-    assert price(Load(3.0, 2.0, moved=10, apart=True), bandwidth=10.0) == 4.0
-    assert choose([Load(3.0, 2.0), Load(3.0, 2.0, 0, True)], 1.0) == 1
-    assert choose([Load(3.0, 2.0), Load(3.0, 2.0, 10, True)], 1.0) == 0, "transfers eat the gain"
-    assert choose([Load(3.0, 2.0), Load(3.0, 1.9)], 1.0) == 0, "a few percent are not worth a second device"
+    assert price(Load(3.0, 2.0, moved=MEMORY_BANDWIDTH, apart=True)) == 4.0
+    assert choose([Load(3.0, 2.0), Load(3.0, 2.0, 0, True)]) == 1
+    assert choose([Load(3.0, 2.0), Load(3.0, 2.0, 10 * MEMORY_BANDWIDTH, True)]) == 0, "transfers eat the gain"
+    assert choose([Load(3.0, 2.0), Load(3.0, 1.9)]) == 0, "a few percent are not worth a second device"

@@ -12,7 +12,7 @@ import onnx.parser
 import pytest
 
 from stagekit.bundle import MANIFEST, GraphEntry, read_graph, writing
-from stagekit.errors import BundleError, UsageError
+from stagekit.errors import BundleError, StagekitError, UsageError
 from stagekit.graph import from_proto
 from stagekit.graph.weights import save_together
 
@@ -59,10 +59,10 @@ def test_a_block_that_raises_leaves_everything_as_it_was(tmp_path: Path, error: 
     assert [p.name for p in tmp_path.iterdir()] == (["x.task"] if before else [])
 
 
-def test_a_full_disk_is_a_bundle_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="No space left") as raised, writing(tmp_path / "x.task", "task"):
+def test_a_full_disk_is_a_failure_and_no_bad_artefact(tmp_path: Path) -> None:
+    with pytest.raises(StagekitError, match="No space left") as raised, writing(tmp_path / "x.task", "task"):
         raise OSError(28, "No space left on device")
-    assert raised.value.exit_code == 4
+    assert raised.value.exit_code == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -103,21 +103,21 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"x.task/a": "a"}
 
 
-def test_a_read_only_place_is_a_bundle_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_place_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object, **__: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", denied)
     with (
-        pytest.raises(BundleError, match="cannot write there: Permission denied"),
+        pytest.raises(StagekitError, match="cannot write there: Permission denied"),
         writing(tmp_path / "x.task", "task"),
     ):
         pytest.fail("the block ran")
 
 
-def test_a_place_below_a_file_is_a_bundle_error(tmp_path: Path) -> None:
+def test_a_place_below_a_file_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="cannot write there"), writing(tmp_path / "file" / "x.task", "task"):
+    with pytest.raises(StagekitError, match="cannot write there"), writing(tmp_path / "file" / "x.task", "task"):
         pytest.fail("the block ran")
 
 
@@ -133,7 +133,7 @@ def test_a_replacement_that_fails_puts_the_old_bundle_back(tmp_path: Path, monke
         return true_rename(self, to)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(BundleError, match="Input/output error"), writing(target, "task") as folder:
+    with pytest.raises(StagekitError, match="Input/output error"), writing(target, "task") as folder:
         (folder / "new").write_text("new")
     assert contents(tmp_path) == {f"x.task/{MANIFEST}": BUNDLE}
 

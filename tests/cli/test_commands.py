@@ -14,6 +14,10 @@ import click
 import numpy as np
 import pytest
 from PIL import Image
+from stagekit_calib.chain import execute
+
+from stagekit.cli import VERBS
+from stagekit.store.record import SIDECAR
 
 Run = Callable[..., Any]
 
@@ -138,6 +142,115 @@ def test_verify_of_a_chain_that_differs_is_exit_code_5(zoo: Any, stagekit: Run, 
     done = stagekit("verify", mixed)
     assert done.code == 5, done.err
     assert "stem" in done.err
+    done = stagekit("verify", mixed, "--json")
+    assert (done.code, done.json["error"]) == (5, "VerificationFailed")
+    assert not all(b["ok"] for b in done.json["boundaries"]), "one document: the result and what it amounts to"
+
+
+def test_a_damaged_store_is_one_json_document_with_exit_code_5(deployment: Path, stagekit: Run, store: Path) -> None:
+    damaged = next(file for file in store.glob("objects/*/*/*") if file.name != SIDECAR)
+    damaged.write_bytes(damaged.read_bytes() + b"more")
+    done = stagekit("store", "verify", "--json")
+    assert (done.code, done.json["error"]) == (5, "VerificationFailed")
+    assert [entry["file"] for entry in done.json["damaged"]] == [str(damaged)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("verify", "x.stages", "--seed", "-1"),
+        ("partition", "lite0", "--seed", "-1"),
+        ("store", "gc", "--older-than", "99999999999999d"),
+        ("calibrate", "x.stages", "--data", "x", "-o", "x.calib", "--max-drop", "nan"),
+    ],
+)
+def test_numbers_out_of_bounds_are_usage_errors(stagekit: Run, command: tuple[str, ...]) -> None:
+    done = stagekit(*command)
+    assert (done.code, command[-2] in done.err) == (2, True), done.err
+
+
+def test_results_do_not_go_among_the_images_they_are_made_from(
+    deployment: Path, stagekit: Run, photo: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(photo, photos)
+    assert stagekit("run", deployment, photos, "-o", photos / ".." / "photos").code == 2
+    assert stagekit("run", deployment, photos, "-o", photos / "out").code == 0
+    assert [file.name for file in photos.iterdir() if file.is_file()] == [photo.name]
+
+
+@pytest.mark.parametrize("outputs", ["labels", "logits"])
+def test_results_are_there_whole_or_not_at_all(
+    zoo: Any, stagekit: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: str
+) -> None:
+    path, out = tmp_path / "tiny.deploy", tmp_path / "out"
+    given = (zoo.stages, zoo.tasks["sea"], "--target", "onnxruntime", "--outputs", outputs)
+    assert stagekit("compile", *given, "-o", path).code == 0
+    assert stagekit("run", path, photo, "-o", out).code == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert len(before) == (2 if outputs == "labels" else 1)
+    write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        write(self, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    done = stagekit("run", path, photo, "-o", out)
+    assert (done.code, str(out) in done.err, "No space left" in done.err) == (1, True, True), done.err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_an_interrupted_compilation_says_what_is_kept(
+    zoo: Any, stagekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stagekit.build.compile.compile", interrupted)
+    done = stagekit("compile", zoo.stages, "--target", "onnxruntime", "-o", tmp_path / "d.deploy")
+    assert (done.code, "the same command goes on" in done.err) == (130, True)
+
+
+def test_an_interrupted_calibration_says_how_to_go_on(
+    zoo: Any, stagekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "tiles").mkdir()
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(tmp_path / "tiles" / f"{i:02d}.png")
+    given = ("calibrate", zoo.stages, "--data", tmp_path / "tiles", "-o", tmp_path / "x.calib")
+
+    def interrupted_behind(images: int) -> Callable[..., Any]:
+        left = images
+
+        def step(*args: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            execute(*args)
+
+        return step
+
+    monkeypatch.setattr("stagekit_calib.run.execute", interrupted_behind(10))
+    done = stagekit(*given)
+    assert (done.code, "--resume" in done.err) == (130, False), "there is nothing yet to go on from"
+    monkeypatch.setattr("stagekit_calib.run.execute", interrupted_behind(27))
+    done = stagekit(*given)
+    assert (done.code, "--resume" in done.err) == (130, True)
+    assert not (tmp_path / "x.calib").exists()
+    monkeypatch.setattr("stagekit_calib.run.execute", interrupted_behind(5))
+    assert stagekit(*given, "--resume").code == 0, "five images were left"
+    assert not (tmp_path / "x.calib.partial").exists()
+
+
+def test_help_fits_80_columns(stagekit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb in VERBS:
+        text = stagekit(verb, "--help").out
+        assert not [line for line in text.splitlines() if len(line) > 80], verb
 
 
 def png(array: Any, mode: str | None = None) -> bytes:

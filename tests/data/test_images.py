@@ -16,7 +16,7 @@ from PIL import Image
 from stagekit.data import images
 from stagekit.data.images import list_images, read_image, read_mask, write_image, write_mask
 from stagekit.data.palette import VOID
-from stagekit.errors import DatasetError, ImageError
+from stagekit.errors import DatasetError, ImageError, StagekitError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_shown_is_not_written(tmp_path: Path) -> None:
         write_mask(tmp_path / "m.png", np.array([[0]]), [RED])  # type: ignore[arg-type]
     with pytest.raises(DatasetError):
         write_mask(tmp_path / "m.png", np.array([[0]], dtype=np.uint8), [RED, RED])
-    with pytest.raises(ImageError, match="cannot be written"):
+    with pytest.raises(StagekitError, match="cannot be written"):
         write_image(tmp_path / "nowhere" / "a.png", gradient())
     assert list(tmp_path.iterdir()) == []
 
@@ -227,7 +227,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(ImageError, match="No space left"):
+    with pytest.raises(StagekitError, match="No space left"):
         write_mask(tmp_path / "m.png", np.zeros((9, 9), dtype=np.uint8), [RED])
     assert read_mask(tmp_path / "m.png").shape == (2, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["m.png"]
@@ -244,6 +244,14 @@ def test_listing_expands_folders_sorts_and_passes_over_what_is_no_image(tmp_path
         list_images([tmp_path / "a.png", tmp_path / "z.png"])
     with pytest.raises(ImageError, match="found none"):
         list_images([tmp_path / "empty"])
+
+
+def test_a_link_to_nothing_among_the_images_of_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", gradient())
+    (tmp_path / "b.png").symlink_to("gone.png")
+    assert [path.name for path in list_images([tmp_path])] == ["a.png", "b.png"]
+    with pytest.raises(ImageError, match="no such file"):
+        read_image(tmp_path / "b.png")
 
 
 def test_the_reader_holds_no_file_open(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def limited() -> Graph:
 
 def test_limits_are_the_exact_minimum_in_integers(dpu: Device) -> None:
     program = lowered(limited(), dpu).program
-    assert [s.operator for s in program.steps] == ["conv"] * 4
+    assert [type(s).__name__ for s in program.steps] == ["Convolution"] * 4
     given = codes(program)
     values = reference.run(program, given, keep=True)
     free, held = (values[program.steps[i].output] for i in (0, 2))

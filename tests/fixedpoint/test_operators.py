@@ -83,6 +83,7 @@ COMPUTED: dict[str, Maker] = {
     "relu": op("Relu"),
     "leaky relu": op("LeakyRelu"),
     "prelu, one slope": lambda net: net.op("PRelu", "x", floats(net, 0.2), out="y"),
+    "prelu by channel": lambda net: net.op("PRelu", "x", net.normal(CHANNELS, 1, 1), out="y"),
     "elu": op("Elu"),
     "selu": op("Selu"),
     "mish": op("Mish"),
@@ -102,6 +103,9 @@ COMPUTED: dict[str, Maker] = {
     "max pool": window("MaxPool", pads=[1, 1, 1, 1]),
     "max pool, ceil": window("MaxPool", ceil_mode=1),
     "average pool": window("AveragePool"),
+    "average pool with its padding": window("AveragePool", pads=[1, 1, 1, 1], count_include_pad=1),
+    "average pool without its padding": window("AveragePool", pads=[1, 1, 1, 1]),
+    "average pool, ceil and pads": window("AveragePool", pads=[1, 1, 1, 1], ceil_mode=1, count_include_pad=1),
     "global average pool": op("GlobalAveragePool"),
     "mean over height and width": lambda net: net.op("ReduceMean", "x", ints(net, 2, 3), out="y", keepdims=0),
     "global max pool": op("GlobalMaxPool"),
@@ -111,13 +115,8 @@ COMPUTED: dict[str, Maker] = {
 }
 
 REFUSED: dict[str, tuple[Maker, str]] = {
-    "prelu by channel": (lambda net: net.op("PRelu", "x", net.normal(CHANNELS, 1, 1), out="y"), "as many tables"),
+    "average pool, dilated": (window("AveragePool", dilations=[2, 2]), "dilated"),
     "quotient": (two("Div"), "joins two tensors"),
-    "average pool, ceil and pads": (
-        window("AveragePool", pads=[1, 1, 1, 1], ceil_mode=1, count_include_pad=1),
-        "leave out the padding",
-    ),
-    "average without its padding": (window("AveragePool", pads=[1, 1, 1, 1]), "leave out the padding"),
     "padding by reflection": (pads("reflect"), "only padding with zeros"),
     "resize, cubic": (resize("cubic"), "'cubic'"),
     "instance normalisation": (

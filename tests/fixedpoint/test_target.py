@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from stagekit_fixedpoint import FixedPointTarget, reference
 from stagekit_fixedpoint.arithmetic import Format, Requantize, Rescale
-from stagekit_fixedpoint.device import load_device
+from stagekit_fixedpoint.device import FOLDER, load_device
 from stagekit_fixedpoint.engine import from_stored, to_stored
 from stagekit_fixedpoint.export import export
 from stagekit_fixedpoint.files import from_json
@@ -21,12 +21,14 @@ from stagekit_fixedpoint.report import report, roofline
 from stagekit_fixedpoint.target import load_program
 
 from stagekit import targets
+from stagekit.build.engines import Builder
 from stagekit.errors import CompileError, EngineError, UsageError
 from stagekit.graph import Graph, Quantization, TensorSpec
+from stagekit.store import Store
 from stagekit.target import EngineBlob, HostBuffer, silent
 
 from .conftest import codes
-from .nets import NETS, inputs
+from .nets import NETS, inputs, qdq
 
 PROFILE = replace(targets.load_profile("dpu-b4096-zcu104", "fixedpoint"), batch=(1, 3))
 Graphs = Callable[[str, str], Graph]
@@ -155,6 +157,21 @@ def test_the_roofline_has_a_line_for_each_product(programs: Programs) -> None:
     lines = roofline(report(programs("residual", PROFILE.device), device), device).splitlines()
     assert lines[0].startswith("modelled for dpu-b4096-zcu104: peak 1229 GOP/s")
     assert len(lines) == 1 + 5
+
+
+def test_a_changed_description_of_ones_own_is_another_engine_and_runs_without_it(tmp_path: Path) -> None:
+    file, graph = tmp_path / "own.toml", qdq(NETS["residual"](), load_device(PROFILE.device))
+    text = (FOLDER / f"{PROFILE.device}.toml").read_text()
+    own = replace(PROFILE, options={**PROFILE.options, "device_file": str(file)})
+    builder = Builder(FixedPointTarget(), own, Store(tmp_path / "store"))
+    keys = []
+    for rounding in ("half_up", "half_even", "half_up"):
+        file.write_text(text.replace('rounding = "half_up"', f'rounding = "{rounding}"'))
+        keys.append(builder.key(graph, graph.inputs, graph.outputs))
+    assert keys[0] == keys[2] != keys[1]
+    blob = builder.build("net", graph).blob
+    file.unlink()
+    builder.target.load(blob, own).close()
 
 
 def test_memory_images_replay_each_layer(programs: Programs, tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import helper
 
+from stagekit.partition.verify import run_graph
 from stagekit.quant.formats import NumberFormat, dequantise, quantise, steps
-from stagekit.quant.rounding import quantise_weight
+from stagekit.quant.rounding import quantise_weight, taps_apart
 from stagekit.quant.scheme import QuantScheme
+
+from .graphs import build
 
 INT8 = NumberFormat("int8", symmetric=True)
 SCHEME = QuantScheme(weight=INT8)
@@ -56,6 +60,30 @@ def test_a_flat_picture_keeps_its_value_through_an_edge_filter() -> None:
         return float(np.abs(dequantise(stored, scales).sum(axis=(1, 2, 3))).max())
 
     assert answer(quantise_weight(weight, scales, SCHEME)) < answer(quantise(weight, scales, INT8)) / 2
+
+
+@pytest.mark.parametrize(
+    ("strides", "dilations"), [((2, 2), (1, 1)), ((3, 1), (1, 1)), ((2, 2), (2, 1)), ((4, 1), (2, 1))]
+)
+def test_each_place_of_a_transposed_convolution_keeps_the_sum_of_the_taps_it_sees(
+    strides: tuple[int, int], dilations: tuple[int, int]
+) -> None:
+    """What rounding makes of a flat picture, pixel by pixel."""
+    weight = np.random.default_rng(2).normal(size=(1, 16, 6, 5)).astype(np.float32)
+    scales = INT8.fit(-4.0, 4.0)
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", strides=strides, dilations=dilations)
+    graph = build([node], {"x": [1, 1, 9, 9], "w": [1, 16, 6, 5]}, ["y"], {})
+    apart = taps_apart(next(iter(graph.body)))
+
+    def furthest(stored: np.ndarray) -> float:
+        """The largest error where all taps of a place see the picture, in steps."""
+        error = stored.astype(np.float32) - steps(weight, scales).astype(np.float32)
+        answer = run_graph(graph, [np.ones((1, 1, 9, 9), np.float32), error])["y"]
+        top, left = (size // 3 for size in answer.shape[2:])
+        return float(np.abs(answer[:, :, top:-top, left:-left]).max())
+
+    assert furthest(quantise_weight(weight, scales, SCHEME, apart)) <= 0.5 + 1e-5
+    assert furthest(quantise(weight, scales, INT8)) > 0.5
 
 
 def test_it_can_be_left_out() -> None:

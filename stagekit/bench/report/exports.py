@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from stagekit.bench.compare import warnings
 from stagekit.bench.report.cells import Cell
 from stagekit.bench.report.tables import tables
 from stagekit.bench.results import Figure, Result
+from stagekit.data.whole import write_whole
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -27,24 +29,25 @@ def markdown(results: Sequence[Result]) -> str:
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
     """One figure a row: deployment, device, scenario or task, name, value, unit, interval, kind."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("deployment", "target", "precision", "device", "of", "figure", "value", "unit", "low", "high", "kind")
-        )
-        for r in results:
-            d = r.deployment
-            head = (d.name, d.target, d.precision, r.device_name)
-            for s in r.scenarios:
-                for name, f in s.figures.items():
-                    writer.writerow((*head, s.scenario if s.reuse else f"{s.scenario} (no reuse)", name, *_row(f)))
-            for a in r.accuracy:
-                for name in ("miou", "dice", "accuracy", "agreement"):
-                    figure = getattr(a, name)
-                    if figure is not None:
-                        writer.writerow((*head, a.task, name, *_row(figure)))
-            for b in r.baseline:
-                writer.writerow((*head, b.task, "staged_over_uncut", *_row(b.ratio)))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(
+        ("deployment", "target", "precision", "device", "of", "figure", "value", "unit", "low", "high", "kind")
+    )
+    for r in results:
+        d = r.deployment
+        head = (d.name, d.target, d.precision, r.device_name)
+        for s in r.scenarios:
+            for name, f in s.figures.items():
+                writer.writerow((*head, s.scenario if s.reuse else f"{s.scenario} (no reuse)", name, *_row(f)))
+        for a in r.accuracy:
+            for name in ("miou", "dice", "accuracy", "agreement"):
+                figure = getattr(a, name)
+                if figure is not None:
+                    writer.writerow((*head, a.task, name, *_row(figure)))
+        for b in r.baseline:
+            writer.writerow((*head, b.task, "staged_over_uncut", *_row(b.ratio)))
+    write_whole(path, text.getvalue().encode())
 
 
 def _row(figure: Figure) -> tuple[object, ...]:

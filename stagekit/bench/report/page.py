@@ -14,6 +14,7 @@ from stagekit.bench.report.figures import charts
 from stagekit.bench.report.gallery import galleries
 from stagekit.bench.report.tables import tables
 from stagekit.bench.results import Result
+from stagekit.data.whole import write_whole
 from stagekit.errors import TargetUnavailable, UsageError
 
 HERE = Path(__file__).parent
@@ -33,7 +34,7 @@ def write_report(results: Sequence[tuple[Result, Path]], folder: Path) -> list[P
     for device, those in devices.items():
         written.append(write_page(those, folder / f"{_slug(device)}.html", device))
     given = [result for result, _ in results]
-    (folder / "report.md").write_text(markdown(given), encoding="utf-8")
+    write_whole(folder / "report.md", markdown(given).encode())
     write_csv(given, folder / "report.csv")
     return [*written, folder / "report.md", folder / "report.csv"]
 
@@ -65,7 +66,7 @@ def write_page(results: Sequence[tuple[Result, Path]], path: Path, title: str) -
         plotly=plotly.replace("</script", "<\\/script"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
     return path
 
 

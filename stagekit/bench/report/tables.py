@@ -53,7 +53,7 @@ def summary(results: Sequence[Result]) -> Table:
                 number(mean_miou(r), 100),
                 number(Figure(value=memory.engines, unit="B") if memory else None, 1e-6),
                 number(grown, 1e-6),
-                text("noisy" if r.noise and r.noise.noisy else r.status),
+                text(_state(r)),
             )
         )
     timed = ("p50 ms", "p90 ms", "images/s", *(("server/s",) if served else ()))
@@ -65,6 +65,13 @@ def summary(results: Sequence[Result]) -> Table:
         " memory: what opening and the first images added to the process. Of emulated devices p50 is modelled."
     )
     return Table("Deployments", headings, tuple(rows), note)
+
+
+def _state(result: Result) -> str:
+    noisy = bool(result.noise and result.noise.noisy)
+    if result.status == "partial":
+        return "partial, noisy" if noisy else "partial"
+    return "noisy" if noisy else result.status
 
 
 SHOWN = {"s": (1e3, "ms"), "1/s": (1.0, "/s"), "": (100.0, "%"), "B": (1e-6, "MB")}

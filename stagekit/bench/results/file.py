@@ -12,6 +12,7 @@ from stagekit.bench.results.circumstances import DeployFacts, DeviceFacts, Memor
 from stagekit.bench.results.figures import ScenarioResult
 from stagekit.bench.results.tasks import Accuracy, BaselineRow, Picture, ScalingRow
 from stagekit.bundle.manifest import Record
+from stagekit.data.whole import write_whole
 from stagekit.errors import ArtefactError
 
 SCHEMA = 1
@@ -59,9 +60,7 @@ class Result(Record):
 def write(result: Result, path: Path) -> None:
     """Writes the results, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(result.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, (result.model_dump_json(by_alias=True, indent=1) + "\n").encode())
 
 
 def read(path: Path) -> Result:
