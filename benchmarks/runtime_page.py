@@ -138,6 +138,7 @@ def memory() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "tax": tax,
     "tax-amx": partial(tax, "staging_tax_amx.json"),
+    "tax-avx2": partial(tax, "staging_tax_avx2.json"),
     "multi-task": multi_task,
     "overhead": overhead,
     "pipeline": pipeline,

@@ -34,6 +34,7 @@ def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> di
     def opened(spinning: str, stop: str = "0", pinning: str = "") -> Run:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 3
         if pinning:
             options.add_session_config_entry("session.intra_op_thread_affinities", pinning)
         options.add_session_config_entry("session.intra_op.allow_spinning", spinning)

@@ -17,11 +17,11 @@ from stagekit.bench.statistics import ratio
 from stagekit.bench.system import Array, clock
 from stagekit.build.deploy import stage_graphs
 from stagekit.build.engines import Builder
-from stagekit.build.place import head_graph, spm_graph
-from stagekit.bundle import Boundary, DeployManifest, StagesManifest, TaskManifest, read_manifest
+from stagekit.build.place import head_graph, spm_graphs
+from stagekit.bundle import DeployManifest, StagesManifest, TaskManifest, read_manifest
 from stagekit.data.geometry import Geometry
 from stagekit.data.images import Pixels
-from stagekit.errors import BundleError, StoreError, UsageError
+from stagekit.errors import BundleError, UsageError
 from stagekit.graph import Graph, from_proto
 from stagekit.graph.shapes import inferred
 from stagekit.graph.spec import TensorSpec
@@ -94,12 +94,8 @@ def uncut_graph(bundles: Bundles, manifest: DeployManifest, task: str, builder: 
     made = read_manifest(path, TaskManifest)
     graphs, edges = stage_graphs(bundles.stages, bundles.manifest, builder, None)
     boundaries = {b.name: b for b in edges}
-    parts = dict(graphs)
-    before: Boundary | None = None
-    for index, entry in enumerate(made.prompts):
-        boundary = boundaries[entry.boundary]
-        parts[f"{task}/spm{index}"] = spm_graph(path, entry, boundary, before, len(made.classes))
-        before = boundary
+    spms = (graph for _, _, graph in spm_graphs(path, made, boundaries))
+    parts = dict(graphs) | {f"{task}/spm{index}": graph for index, graph in enumerate(spms)}
     parts[f"{task}/head"] = head_graph(path, made.head, boundaries, manifest.frame, deployed.output)
     return joined(task_program(deployed, manifest.stages), parts)
 
@@ -158,18 +154,14 @@ def compare(
     manifest = openings.session.manifest
     profile = targets.parse_profile(manifest.profile, str(manifest.profile.get("name", "")), str(openings.session.path))
     builder = Builder(targets.get(manifest.target), profile, store)
-    graph = uncut_graph(bundles, manifest, task, builder)
-    built = builder.build(f"{task}/uncut", graph)
-    blob = store.get(builder.key(graph, graph.inputs, graph.outputs))
-    if blob is None:
-        raise StoreError("the engine vanished after it was built", where=store.root)
+    built = builder.build(f"{task}/uncut", uncut_graph(bundles, manifest, task, builder))
     spec = manifest.frame.spec.bind(batch=1)
     times: tuple[list[float], list[float]] = ([], [])
     begun: list[int] = []
     same = size = 0
     for part in np.array_split(np.arange(rounds), min(OPENINGS, rounds)):
         openings.renew(lambda session: session.run(images[0], [task]), 0.0)
-        session, engine = openings.session, builder.target.load(blob, profile)
+        session, engine = openings.session, builder.target.load(built.blob, profile)
         both = partial(_staged, session, task), partial(_uncut, direct(engine), spec, session.geometry(task))
         begun.append(len(times[0]))
         try:

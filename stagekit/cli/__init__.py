@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -82,6 +84,9 @@ def main(args: Sequence[str] | None = None) -> None:
     from stagekit.errors import StagekitError
 
     given = list(sys.argv[1:] if args is None else args)
+    if threading.current_thread() is threading.main_thread():
+        # What stops containers and services is obeyed like Ctrl-C: verbs then end in order.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: Any = stagekit.main(given, prog_name="stagekit", standalone_mode=False)
     except StagekitError as error:

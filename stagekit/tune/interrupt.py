@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps instead of inside one."""
+"""Ctrl-C, or a service's end, between two steps instead of inside one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGINT is only noted: gives a function that tells whether one has come.
+    """Within the block SIGINT and SIGTERM are only noted: gives a function that tells whether one has come.
 
     A second one interrupts at once, for who cannot wait. Outside the main thread, where Python allows no handler,
     nothing changes.
@@ -27,8 +27,9 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came = True
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

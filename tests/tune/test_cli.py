@@ -55,7 +55,8 @@ def test_mistakes_are_messages_with_exit_codes(file: Path, capsys: pytest.Captur
         assert message in capsys.readouterr().err
 
 
-def test_an_interrupt_saves_says_how_to_go_on_and_exits_130(file: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_says_how_to_go_on_and_exits_130(file: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "from stagekit.cli import main; main()", "tune", str(file)]
     command += ["-o", str(file.parent / "x.task"), "--set", "train.iterations=100000", "--json"]
     process = subprocess.Popen(
@@ -66,7 +67,7 @@ def test_an_interrupt_saves_says_how_to_go_on_and_exits_130(file: Path) -> None:
         if "step 1 of" in line:
             break
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"stagekit tune {file} -o {file.parent}/x.task --set train.iterations=100000 --resume" in err
