@@ -113,7 +113,7 @@ def check_through(task: Path, manifest: TaskManifest, stages: Mapping[str, str])
             f"this task was tuned through {stage} {bound[profile][stage][:16]} in integers (record"
             f" {manifest.through.record}, {' or '.join(bound)}); here it is {stages.get(stage, 'missing')[:16]}",
             where=task,
-            remedy="compile the stages with that record and one of those profiles, or tune it again:"
+            remedy="compile the stages with that record, one of those profiles and its weight_bits, or tune it again:"
             " `stagekit tune RECIPE --through X.calib`",
         )
 
