@@ -31,7 +31,7 @@ from typing import Any
 
 import click
 from multi_task import task as untrained_task
-from place import place as place_in_words
+from place import measured_on
 from stagekit_calib.verb import calibrate
 
 from stagekit.bench import results
@@ -265,7 +265,7 @@ def row(case: Case, r: Result) -> dict[str, Any]:
     emulated = r.deployment.emulates
     return {
         "commit": r.commit,
-        "where": place_in_words(r.device.cores, r.device.cpu, r.device.flags, r.started[:10]),
+        "where": measured_on(r.device.cores, r.device.cpu, r.device.flags, r.started[:10]),
         "model": case.title,
         "deployment": r.deployment.name,
         "target": r.deployment.target,

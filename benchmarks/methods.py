@@ -27,6 +27,7 @@ from methods_report import render
 
 from stagekit.data.dataset import Dataset
 from stagekit.data.layouts import open_dataset
+from stagekit.data.whole import write_whole
 from stagekit.models.counts import macs, parameters
 from stagekit.models.heads import LightHead
 from stagekit.models.prompted import PromptedNetwork
@@ -192,10 +193,7 @@ class Matrix:
         return max(round(float(own["steps"]) * available / float(own["cpu_seconds"])), 21)
 
     def _write(self, cell: Cell, row: Row) -> None:
-        path = self.results / f"{cell.name}.json"
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(self.results / f"{cell.name}.json", (json.dumps(row, indent=1) + "\n").encode())
 
 
 def build(stated: Recipe, dataset: Dataset) -> tuple[PromptedNetwork, torch.Tensor]:

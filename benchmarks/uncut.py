@@ -29,7 +29,7 @@ def onnxruntime(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> di
     import onnxruntime as ort
     from stagekit_onnxruntime.target import pinned
 
-    threads = int(profile.options.get("threads", usable_cores()))
+    threads = profile.count("threads", usable_cores())
 
     def opened(spinning: str, stop: str = "0", pinning: str = "") -> Run:
         options = ort.SessionOptions()
@@ -71,7 +71,7 @@ def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": int(profile.options.get("threads", usable_cores())),
+            "INFERENCE_NUM_THREADS": profile.count("threads", usable_cores()),
             "ENABLE_CPU_PINNING": pinning,
             "EXCLUSIVE_ASYNC_REQUESTS": stream,
         }

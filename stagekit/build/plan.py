@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stagekit.build.engines import Builder
 from stagekit.bundle import Boundary, PlannedBoundary, PlannedForm
+from stagekit.data.whole import write_whole
 from stagekit.graph import Graph, TensorSpec
 from stagekit.runtime.lanes import Run, direct
 from stagekit.store.key import canonical
@@ -93,9 +94,7 @@ def plan_boundaries(
     planned.append(_planned(boundaries[-1], [_usual([b.chosen for b in planned], offers[-1])]))
     with suppress(OSError):  # a store that is read-only for us still serves
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(_PLAN.dump_json(tuple(planned), indent=1))
-        temporary.replace(path)
+        write_whole(path, _PLAN.dump_json(tuple(planned), indent=1))
     return Plan(tuple(planned), frozenset(bench.built))
 
 

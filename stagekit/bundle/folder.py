@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from stagekit.bundle.manifest import GraphEntry, Manifest, StagesManifest
+from stagekit.data.whole import write_whole
 from stagekit.errors import BundleError, GraphError, StagekitError
 
 if TYPE_CHECKING:
@@ -87,10 +88,7 @@ def read_graph(folder: Path, entry: GraphEntry) -> Graph:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes (or replaces, atomically) the manifest of a bundle."""
     text = json.dumps(manifest.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n"
-    path = folder / MANIFEST
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(folder / MANIFEST, text.encode())
 
 
 def check_writable(destination: Path, kind: str) -> None:

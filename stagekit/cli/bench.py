@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from stagekit.bench.names import SCENARIOS
 from stagekit.cli.bench_text import summaries
-from stagekit.cli.console import PATH, Number, emit, json_option, naming, note, progress
+from stagekit.cli.console import PATH, Number, emit, json_option, note, progress, stoppable
 from stagekit.cli.sections import Sectioned
 from stagekit.errors import UsageError
 
@@ -100,15 +99,14 @@ def command(
     options = _options(**given | ({"bundles": paths} if matrix else {}))
     outcomes: list[Outcome] = []
     place = output / "cells" if matrix else output
-    with _interrupts(place, matrix), progress() as tell:
+    with stoppable(lambda: _left(place, matrix)), progress() as tell:
         if matrix:
             found, outcomes = _matrix(paths, data, options, place, calibration, profiles, together, budget, tell)
         else:
             compared = read_reference(reference) if reference else None
             found = measure_each(paths, data, options, output, tell, note, compared)
         made = [(result, place) for result in found]
-        with naming(output):
-            written = write_report(made, output) if made and not no_report else []
+        written = write_report(made, output) if made and not no_report else []
     for result in found:
         for problem in result.problems:
             note(f"warning: {result.deployment.name}: {problem}")
@@ -128,15 +126,11 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-@contextmanager
-def _interrupts(place: Path, matrix: bool) -> Iterator[None]:
-    """Ctrl-C is told what it leaves behind."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if place.is_dir():
-            note(f"stopped; what was measured is in {place}" + ("; the same command goes on" if matrix else ""))
-        raise
+def _left(place: Path, matrix: bool) -> str:
+    """What an interrupt leaves behind."""
+    if not place.is_dir():
+        return ""
+    return f"what was measured is in {place}" + ("; the same command goes on" if matrix else "")
 
 
 def rows(found: Sequence[Result]) -> list[dict[str, Any]]:

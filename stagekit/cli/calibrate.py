@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagekit.cli.console import PATH, Number, emit, json_option, note, progress
+from stagekit.cli.console import PATH, Number, emit, json_option, note, progress, stoppable
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,26 +94,22 @@ def command(
     if analyze and not tasks:
         raise UsageError("--analyze measures tasks", where="--analyze", remedy="name a .task behind the stages")
     labelled = _labelled(data, eval_split, required=analyze)
-    try:
-        with _bar() as advance:
-            record = calibrate(
-                stages,
-                tasks,
-                data=data,
-                output=output,
-                method=method,
-                split=split,
-                limit=limit,
-                equalise=equalise,
-                extending=extend,
-                resume=resume,
-                keep_float=keep_float,
-                advance=advance,
-            )
-    except KeyboardInterrupt:
-        if checkpoint_of(output).is_dir():
-            note("stopped; the same command with --resume goes on from the last checkpoint")
-        raise
+    resumable = "the same command with --resume goes on from the last checkpoint"
+    with stoppable(lambda: resumable if checkpoint_of(output).is_dir() else ""), _bar() as advance:
+        record = calibrate(
+            stages,
+            tasks,
+            data=data,
+            output=output,
+            method=method,
+            split=split,
+            limit=limit,
+            equalise=equalise,
+            extending=extend,
+            resume=resume,
+            keep_float=keep_float,
+            advance=advance,
+        )
     data_out: dict[str, Any] = {}
     analysed = ""
     if analyze and labelled:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, table
+from stagekit.cli.console import PATH, emit, json_option, megabytes, note, progress, stoppable, table
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,27 +73,24 @@ def command(
     from stagekit.build.compile import compile
     from stagekit.store import Store
 
-    try:
-        with progress() as tell:
-            compiled = compile(
-                bundles,
-                target=target_name,
-                profile=profile_name,
-                output=output,
-                into=into,
-                outputs="logits" if outputs == "logits" else "labels",
-                calibration=calibration,
-                adapter_target=adapter_target,
-                adapter_profile=adapter_profile,
-                fuse=fuse,
-                replan=replan,
-                int8_adapters=int8_adapters,
-                store=Store(Store.default().root, warn=note),
-                progress=tell,
-            )
-    except KeyboardInterrupt:
-        note("stopped; engines compiled so far are in the store, and the same command goes on from there")
-        raise
+    left = "engines compiled so far are in the store, and the same command goes on from there"
+    with stoppable(lambda: left), progress() as tell:
+        compiled = compile(
+            bundles,
+            target=target_name,
+            profile=profile_name,
+            output=output,
+            into=into,
+            outputs="logits" if outputs == "logits" else "labels",
+            calibration=calibration,
+            adapter_target=adapter_target,
+            adapter_profile=adapter_profile,
+            fuse=fuse,
+            replan=replan,
+            int8_adapters=int8_adapters,
+            store=Store(Store.default().root, warn=note),
+            progress=tell,
+        )
     emit(_data(compiled, into or output), _text(compiled, into or output, planned=into is None), as_json)
 
 

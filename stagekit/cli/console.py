@@ -100,12 +100,17 @@ def parse_triple(text: str | None, option: str) -> tuple[float, float, float] | 
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """A disk that is full while a file is written names no file by itself."""
+def stoppable(left: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C within the block is told what it leaves behind.
+
+    Args:
+        left: that, in words; nothing where there is nothing.
+    """
     try:
         yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
+    except KeyboardInterrupt:
+        if said := left():
+            note(f"stopped; {said}")
         raise
 
 

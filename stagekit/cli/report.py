@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stagekit.cli.bench_text import summaries, text
-from stagekit.cli.console import PATH, emit, json_option, naming, note
+from stagekit.cli.console import PATH, emit, json_option, note
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def command(
     found = [change for before, after in pairs(read) for change in changes(before, after)]
     worse = regressions(found, 0.0 if above is None else above, metrics)
     if output is not None:
-        with naming(output):
-            _write(list(zip(read, [path.parent for path in files], strict=True)), output, title)
+        _write(list(zip(read, [path.parent for path in files], strict=True)), output, title)
     facts = {
         "changes": [_facts(change) for change in found],
         "regressions": [_facts(change) for change in worse],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from stagekit.cli.console import PATH, counted, emit, json_option, naming, note, table
+from stagekit.cli.console import PATH, counted, emit, json_option, note, table
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def command(
         output.mkdir(parents=True, exist_ok=True)
         for ran in _answers(session, paths):
             for name, labels in ran.results.items():
-                with naming(output):
-                    written = _write(session, name, ran.image, labels, output, stems[ran.path], overlay)
+                written = _write(session, name, ran.image, labels, output, stems[ran.path], overlay)
                 rows.append({"image": str(ran.path), "task": name, "seconds": ran.seconds, **written})
             line.advance()
         statistics = session.statistics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stagekit.cli.console import PATH, emit, json_option, megabytes, note, table
+from stagekit.cli.console import PATH, emit, json_option, megabytes, note, stoppable, table
 from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,12 +61,9 @@ def command(
     record = () if through is None else (f"through.record={json.dumps(str(through.absolute()))}",)
     chosen = read_recipe(recipe, (*overrides, *record), data)
     folder = output or Path(f"{chosen.task.name}.task")
-    try:
-        with _display() as (tell, watch):
-            manifest = tune(chosen, folder, resume=resume, progress=tell, watch=watch)
-    except KeyboardInterrupt:
-        note(f"stopped; to go on: {_resuming(recipe, folder, data, through, overrides)}")
-        raise
+    going_on = f"to go on: {_resuming(recipe, folder, data, through, overrides)}"
+    with stoppable(lambda: going_on), _display() as (tell, watch):
+        manifest = tune(chosen, folder, resume=resume, progress=tell, watch=watch)
     emit({"path": str(folder), **manifest.model_dump(mode="json", by_alias=True)}, describe(manifest, folder), as_json)
 
 

@@ -38,9 +38,8 @@ class OnnxBuilder:
         """Names of an 8-bit weight and its zero points, of shape ``channels``; signed where kernels take it whole."""
         if signed_weights_are_exact():
             return self.constant(array, np.int8), self.constant(np.zeros(channels), np.int8)
-        return self.constant(np.asarray(array, np.int16) + 128, np.uint8), self.constant(
-            np.full(channels, 128), np.uint8
-        )
+        codes, zeros = np.asarray(array, np.int16) + 128, np.full(channels, 128)
+        return self.constant(codes, np.uint8), self.constant(zeros, np.uint8)
 
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, **attributes))

@@ -6,11 +6,12 @@ https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from stagekit.data.whole import write_whole
 
 
 class KernelCache:
@@ -52,7 +53,5 @@ class KernelCache:
                 return
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-                fresh.write_bytes(content)
-                fresh.replace(self.path)
+                write_whole(self.path, content)
                 self._kept = content
