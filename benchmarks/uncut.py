@@ -60,15 +60,15 @@ def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[
     """In the caller's thread, pinned to cores and not, or on the stream's; the shape fixed, the input shared."""
     import openvino as ov
     from stagekit_openvino.core import shared_core
+    from stagekit_openvino.target import floats
 
     core = shared_core(ov)
     model = core.read_model(str(path))
     model.reshape({model.inputs[0]: ov.PartialShape(list(frame.shape))})
-    hint = {"f32": "f32", "bf16": "bf16", "int8": "f32"}[profile.precision]
 
     def opened(pinning: bool = False, stream: bool = False) -> Run:
         properties = {
-            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_PRECISION_HINT": floats(profile),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": profile.count("threads", usable_cores()),

@@ -21,7 +21,7 @@ from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
 from stagekit.graph.spec import BATCH, BLOCKED, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS, scheme_of
-from stagekit.quant.unasked import EXACT_PRODUCTS, ONNXRUNTIME_OPTIMISERS
+from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS, exact_products
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit.vendors import vendor_module
 from stagekit.versions import first_version
@@ -30,7 +30,7 @@ from stagekit_onnxruntime.engine import OrtCall
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 5
+ENGINE_REVISION = 6
 """Counts changes to what :meth:`OnnxRuntimeTarget.compile` writes; enters every key."""
 
 SLOW_OPTIMISERS = ("MatMulAddFusion",)
@@ -197,7 +197,8 @@ def _session_options(vendor: ModuleType, profile: Profile) -> Any:
         options.add_session_config_entry("session.intra_op_thread_affinities", pinning)
     options.add_session_config_entry("session.use_env_allocators", "1")
     if not scheme_of(profile).weight.bits:
-        options.add_session_config_entry(*EXACT_PRODUCTS)
+        for entry in exact_products().items():
+            options.add_session_config_entry(*entry)
     _share_arena(vendor)
     options.log_severity_level = 4  # what goes wrong is raised, and stderr is the caller's
     return options

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagekit.blob import check_blob, made_blob
 from stagekit.calls import ThreadEngine
-from stagekit.cpu import instruction_sets, usable_cores
+from stagekit.cpu import computes_bf16, instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
 from stagekit.graph.spec import TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS
@@ -31,12 +31,12 @@ from stagekit_openvino.message import gist
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 2
+ENGINE_REVISION = 3
 """Counts changes to what :meth:`OpenVinoTarget.compile` writes; enters every key."""
 
-HINTS = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-"""``INFERENCE_PRECISION_HINT`` for each precision. int8 comes from the graph's own Q/DQ nodes; what they leave
-in floating point stays f32, as the calibration saw it."""
+HINTS = {"f32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""``INFERENCE_PRECISION_HINT`` for each type of floats. int8 comes from the graph's own Q/DQ nodes; the hint is for
+what they leave in floats."""
 
 CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 """The entry of a device's ``OPTIMIZATION_CAPABILITIES`` that each precision needs."""
@@ -50,6 +50,7 @@ class OpenVinoTarget:
     options: Mapping[str, Option] = {
         "threads": Option(int, "CPU threads an engine computes with; all cores when not set", affects_engine=False),
         "streams": Option(int, "calls of one engine that the CPU computes side by side; 1", affects_engine=False),
+        "floats": Option(str, "int8: f32 (default), bf16, or cpu, which is bf16 where the CPU computes it"),
         "performance_hint": Option(str, "LATENCY (default) or THROUGHPUT, as OpenVINO's PERFORMANCE_HINT"),
         **SCHEME_OPTIONS,
     }
@@ -77,8 +78,9 @@ class OpenVinoTarget:
         """A precision that the devices do not compute in: OpenVINO itself would take f32 without a word."""
         for part in _parts(profile.device):
             known = list(_core(profile).get_property(part, "OPTIMIZATION_CAPABILITIES"))
-            if CAPABILITIES[profile.precision] not in known:
-                return f"{part} computes in {', '.join(known)}, not in {profile.precision}"
+            for kind in (profile.precision, floats(profile)):
+                if CAPABILITIES[kind] not in known:
+                    return f"{part} computes in {', '.join(known)}, not in {kind}"
         return ""
 
     def supports(self, graph: Graph, profile: Profile) -> list[Unsupported]:
@@ -110,7 +112,7 @@ class OpenVinoTarget:
         layouts = [spec]
         if spec.layout == "NCHW":
             layouts.append(spec.transposed("NHWC"))
-        if profile.precision != "bf16" or spec.dtype != "float32" or spec.quantization is not None:
+        if floats(profile) != "bf16" or spec.dtype != "float32" or spec.quantization is not None:
             return layouts
         halved = [TensorSpec(s.name, "bfloat16", s.shape, s.layout) for s in layouts]
         return [*layouts, *halved]
@@ -169,6 +171,14 @@ class OpenVinoTarget:
         return ThreadEngine(name, blob.inputs, blob.outputs, batches, new_call, self.ordered(profile))
 
 
+def floats(profile: Profile) -> str:
+    """The type of what is computed in floats: the profile's precision, or in int8 that of what is not quantised."""
+    if profile.precision != "int8":
+        return profile.precision
+    stated = profile.choice("floats", ("f32", "bf16", "cpu"), "f32")
+    return ("bf16" if computes_bf16() else "f32") if stated == "cpu" else stated
+
+
 def _vendor() -> ModuleType:
     return vendor_module("openvino", remedy="pip install 'stagekit[openvino]'")
 
@@ -203,7 +213,7 @@ def _core(profile: Profile) -> Any:
 
 def _properties(profile: Profile) -> dict[str, Any]:
     properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": HINTS[profile.precision],
+        "INFERENCE_PRECISION_HINT": HINTS[floats(profile)],
         "PERFORMANCE_HINT": profile.choice("performance_hint", ("LATENCY", "THROUGHPUT"), "LATENCY"),
     }
     if profile.device == "CPU":

@@ -1,4 +1,4 @@
-"""Outputs that leave channels last: a pooling that changes nothing stands before the transpose, where it helps."""
+"""Maps that enter and leave channels last: a pooling that changes nothing stands beside their transpose."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -74,3 +74,46 @@ def test_an_engine_gives_the_same_numbers_and_keeps_nan(tmp_path: Path) -> None:
     broken = engine_output(tmp_path / "broken", frame)
     assert np.isnan(broken[0, 0, 0]).all()
     np.testing.assert_array_equal(broken[0, -1, -1], clean[0, -1, -1])
+
+
+def dequantised(weights_too: bool) -> Graph:
+    """The convolution of integers x; its weights are floats, or integers as well."""
+    model = onnx.ModelProto()
+    model.CopyFrom(ir.serde.serialize_model(conv().model))
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    del model.graph.initializer[:], model.graph.input[:]
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(v, t), n) for n, v, t in (("s", 0.02, np.float32), ("z", 128, np.uint8))]
+    )
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.UINT8, (1, 8, 9, 11)))
+    nodes = [helper.make_node("DequantizeLinear", ["x", "s", "z"], ["floats"], name="dq")]
+    model.graph.node[0].input[:] = ["floats", "w"]
+    if weights_too:
+        model.graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.rint(weight * 30).astype(np.int8), "wq"),
+                numpy_helper.from_array(np.float32(1 / 30), "ws"),
+            ]
+        )
+        nodes.append(helper.make_node("DequantizeLinear", ["wq", "ws"], ["w"], name="w/dq"))
+    else:
+        model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    nodes.extend(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return Graph(ir.serde.deserialize_model(model), "g.onnx", {"x": "NCHW", "y": "NCHW"})
+
+
+@pytest.mark.parametrize("weights_too", [False, True])
+def test_integers_that_enter_to_be_floats_are_pooled(weights_too: bool, tmp_path: Path) -> None:
+    graph = dequantised(weights_too)
+    before = with_edges(graph, [graph.inputs[0].transposed("NHWC")], graph.outputs)
+    after = with_free_transposes(before)
+    assert sum("Pool" in node.op_type for node in after.model.graph) == (not weights_too)
+    frame = np.random.default_rng(1).integers(0, 256, (1, 9, 11, 8), dtype=np.uint8)
+    given = []
+    for name, made in (("before", before), ("after", after)):
+        made.save(tmp_path / f"{name}.onnx")
+        session = InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        given.append(session.run(None, {"x": frame})[0])
+    np.testing.assert_array_equal(given[0], given[1])
