@@ -31,7 +31,7 @@ from stagekit_openvino.message import gist
 if TYPE_CHECKING:
     from stagekit.graph import Graph
 
-ENGINE_REVISION = 3
+ENGINE_REVISION = 4
 """Counts changes to what :meth:`OpenVinoTarget.compile` writes; enters every key."""
 
 HINTS = {"f32": "f32", "bf16": "bf16", "fp16": "f16"}
