@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def main(
         (tool,) = tools
         click.echo(json.dumps(measure(tool, stages, task, data, limit, child)))
         return
+    if "nncf" in tools and find_spec("nncf") is None:
+        raise click.ClickException("nncf is not installed: pip install nncf, or name other tools with --tool")
     rows = Rows(path)
     known = {"task": task.stem, "backbone": read_manifest(stages, StagesManifest).name}
     for tool in tools:

@@ -37,12 +37,18 @@ GRIDS: dict[str, dict[str, tuple[Rates, ...]]] = {
     for backbone, full in ((VIT, (1.5e-4, 5e-5, 4e-4)), (LITE, (3e-4, 1e-4, 1e-3)))
 }
 """Candidates for each method, as many for one as for another."""
+DECAYED: tuple[Rates, ...] = tuple(
+    {"lr_head": 1e-2, "lr_backbone": rate, "layer_decay": 0.75} for rate in (4e-4, 1.5e-4, 1e-3)
+)
+"""Of ``layer-decay``: each block of a transformer learns slower than the one behind it."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "headline": {},
     "several": {},
     "equal-time": {},
     "long": {},
+    # Whether `full` is short of what transformers are usually tuned with.
+    "layer-decay": {},
     # Table 6 of the paper: fewer boundaries prompted, or SPMs inside a stage too. All three stages are the headline.
     "prompts-1": {"method": {"prompts": ("stem",)}},
     "prompts-2": {"method": {"prompts": ("stem", "unit4")}},
@@ -62,8 +68,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "additive": {"method": {"prompt": "additive"}},
     "group-norm": {"method": {"norm": "group", "activation": "relu"}},
 }
-ABLATIONS = tuple(SETTINGS)[4:]
-SEARCHED = ("headline", "several")
+ABLATIONS = tuple(SETTINGS)[5:]
+SEARCHED = ("headline", "several", "layer-decay")
 """Settings with a search of their own; the others take the rates that ``headline`` chose."""
 
 
@@ -96,6 +102,8 @@ class Cell:
 
 def grid(cell: Cell) -> tuple[Rates, ...]:
     """The learning rates to choose from."""
+    if cell.setting == "layer-decay":
+        return DECAYED
     return GRIDS[cell.backbone]["head" if cell.method == "head-wide" else cell.method]
 
 
@@ -115,6 +123,7 @@ def plan() -> Iterator[Cell]:
             for method in ("head", "head-wide", "full")
             for seed in range(3)
         )
+    yield from (Cell("brain", VIT, "full", "layer-decay", seed) for seed in range(3))
     for setting in ABLATIONS:
         yield from (Cell("brain", VIT, "spm", setting, seed) for seed in range(3))
     for task in TASKS:

@@ -252,6 +252,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "headline": methods_table("headline"),
     "equal-time": methods_table("equal-time"),
     "long": methods_table("long"),
+    "layer-decay": methods_table("layer-decay"),
     "several": methods_table("several"),
     "ablations": ablations,
     "gaps": gaps_table("headline"),

@@ -63,11 +63,22 @@ def _producer(node: ir.Node) -> ir.Node | None:
 
 
 def _convolved(node: ir.Node) -> bool:
-    """Whether it is a pooling or a convolution, or becomes part of one."""
-    if node.op_type not in ("Relu", "Clip", "Add"):
-        return node.op_type == "Conv" or "Pool" in node.op_type
-    producers = (value.producer() for value in node.inputs[: 2 if node.op_type == "Add" else 1] if value is not None)
-    return any(producer is not None and _convolved(producer) for producer in producers)
+    """Whether it is a pooling or a convolution, or becomes part of one: a sum with it, then an activation."""
+    if node.op_type in ("Relu", "Clip"):
+        node = _producer(node) or node
+    if node.op_type == "Add":
+        return any(value is not None and _made_by(value, "Conv") for value in node.inputs)
+    return node.op_type == "Conv" or "Pool" in node.op_type
+
+
+def _computes_in_integers(node: ir.Node) -> bool:
+    """Whether a node's weights are quantised."""
+    return len(node.inputs) > 1 and node.inputs[1] is not None and _made_by(node.inputs[1], "DequantizeLinear")
+
+
+def _made_by(value: ir.Value, kind: str) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == kind
 
 
 def _is(node: ir.Node, kind: str, axes: tuple[int, ...] = ()) -> bool:
@@ -77,12 +88,6 @@ def _is(node: ir.Node, kind: str, axes: tuple[int, ...] = ()) -> bool:
 def _only_reader(value: ir.Value, kind: str, axes: tuple[int, ...] = ()) -> ir.Node | None:
     readers = value.consumers()
     return readers[0] if len(readers) == 1 and _is(readers[0], kind, axes) else None
-
-
-def _computes_in_integers(node: ir.Node) -> bool:
-    """Whether a node's weights are quantised."""
-    producer = node.inputs[1].producer() if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def _pooled(graph: ir.Graph, value: ir.Value, producer: ir.Node) -> ir.Value:
