@@ -81,7 +81,7 @@ def scheme_of(profile: Profile) -> QuantScheme:
     """The scheme that a profile's options spell out.
 
     Raises:
-        UsageError: a value is not one of those known.
+        UsageError: a value is not one of those known, or two contradict each other.
     """
     grid = cast(Grid, profile.choice("grid", get_args(Grid), "float"))
     bias = cast(Bias, profile.choice("bias", get_args(Bias), "float"))
@@ -112,4 +112,6 @@ def scheme_of(profile: Profile) -> QuantScheme:
 def _weight_bits(profile: Profile) -> int | None:
     """Fewer than a weight's type has, or ``None``."""
     stated = profile.choice("weight_bits", ("8", "7", "cpu"), "8")
+    if stated != "8" and profile.options.get("weight") == "int16":
+        raise UsageError(f"weight_bits = {stated!r} is for weights of int8, not int16", where=f"profile {profile.name}")
     return 7 if stated == "7" or (stated == "cpu" and adds_pairs_in_16_bits()) else None

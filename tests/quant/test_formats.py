@@ -34,7 +34,8 @@ def test_two_products_with_weights_of_seven_bits_fit_in_sixteen(values: list[flo
     stored = quantise(weight, form.fit_channels(weight, 0), form).astype(int)
     pairs = 255 * stored[0, 0::2] + 255 * stored[0, 1::2]
     assert np.abs(pairs).max() < 2**15
-    assert np.abs(stored).max() == (63 if np.abs(weight).max() > 1e-20 else 0)
+    # What is nothing next to the smallest scale may be rounded to 0.
+    assert np.abs(stored).max() in ((63,) if np.abs(weight).max() > 1e-20 else (0, 63))
 
 
 def test_fewer_bits_of_an_unsigned_format_start_at_zero_too() -> None:
@@ -126,3 +127,8 @@ def test_weights_take_seven_bits_where_asked_or_where_the_processor_saturates(
     monkeypatch.setattr(scheme, "adds_pairs_in_16_bits", lambda: saturates)
     profile = Profile("p", "any", options={"weight_bits": stated})
     assert scheme_of(profile).weight == NumberFormat("int8", symmetric=True, bits=bits)
+
+
+def test_fewer_bits_are_for_weights_of_eight() -> None:
+    with pytest.raises(UsageError, match="weight_bits = '7' is for weights of int8, not int16"):
+        scheme_of(Profile("p", "any", options={"weight": "int16", "weight_bits": "7"}))
