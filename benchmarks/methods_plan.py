@@ -123,7 +123,7 @@ def plan() -> Iterator[Cell]:
             for method in ("head", "head-wide", "full")
             for seed in range(3)
         )
-    yield from (Cell("brain", VIT, "full", "layer-decay", seed) for seed in range(3))
+    yield from (Cell(task, VIT, "full", "layer-decay", seed) for task in TASKS for seed in range(3))
     for setting in ABLATIONS:
         yield from (Cell("brain", VIT, "spm", setting, seed) for seed in range(3))
     for task in TASKS:

@@ -107,15 +107,20 @@ def methods_table(*settings: str) -> Callable[[Sequence[Row]], str]:
     return table
 
 
-def gaps_table(setting: str) -> Callable[[Sequence[Row]], str]:
-    """How far ``spm`` lies above the other heads, and how much of the way from head to full it goes."""
+def gaps_table(setting: str, full_in: str = "") -> Callable[[Sequence[Row]], str]:
+    """How far ``spm`` lies above the other heads, and how much of the way from head to full it goes.
+
+    Args:
+        full_in: setting of ``full``'s runs, if it is another; only pairs that have some are shown.
+    """
 
     def table(rows: Sequence[Row]) -> str:
-        found = scored(rows, setting)
+        found = scored(rows, setting, full_in)
         lines = []
         for task, backbone in dict.fromkeys((task, backbone) for task, backbone, *_ in sorted(found, key=str)):
-            scores = {m: [row["miou"] for row in found.get((task, backbone, setting, m), [])] for m in METHODS}
-            if not (scores["head"] and scores["spm"]):
+            settings = {m: full_in if full_in and m == "full" else setting for m in METHODS}
+            scores = {m: [row["miou"] for row in found.get((task, backbone, settings[m], m), [])] for m in METHODS}
+            if not (scores["head"] and scores["spm"] and (scores["full"] or not full_in)):
                 continue
             share = gap_closed(scores["head"], scores["spm"], scores["full"])
             lines.append(
@@ -259,6 +264,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "classes": by_class,
     "gaps-several": gaps_table("several"),
     "gaps-long": gaps_table("long"),
+    "gaps-layer-decay": gaps_table("headline", full_in="layer-decay"),
     "search": search,
     "deployability": deployability,
     "counts": counts,
