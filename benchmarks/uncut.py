@@ -60,7 +60,7 @@ def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[
     """In the caller's thread, pinned to cores and not, or on the stream's; the shape fixed, the input shared."""
     import openvino as ov
     from stagekit_openvino.core import shared_core
-    from stagekit_openvino.target import floats
+    from stagekit_openvino.target import HINTS, floats
 
     core = shared_core(ov)
     model = core.read_model(str(path))
@@ -68,7 +68,7 @@ def openvino(path: Path, profile: Profile, frame: np.ndarray[Any, Any]) -> dict[
 
     def opened(pinning: bool = False, stream: bool = False) -> Run:
         properties = {
-            "INFERENCE_PRECISION_HINT": floats(profile),
+            "INFERENCE_PRECISION_HINT": HINTS[floats(profile)],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": profile.count("threads", usable_cores()),

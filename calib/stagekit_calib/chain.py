@@ -29,7 +29,7 @@ from stagekit.graph import Graph
 from stagekit.quant.equalise import prepared
 from stagekit.quant.qdq import with_integer_edges
 from stagekit.quant.stages import QuantisedStages
-from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS, exact_products
+from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS, ask_for_exact_products
 from stagekit.runtime.program import Call, Program, Ref, call_keys, last_read, task_program
 
 Array = np.ndarray[Any, Any]
@@ -158,8 +158,7 @@ class OrtGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        for entry in exact_products().items():
-            options.add_session_config_entry(*entry)
+        ask_for_exact_products(options)
         options.log_severity_level = 4
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -12,7 +12,7 @@ import numpy as np
 from stagekit.bundle import StagesManifest, read_graph, read_manifest
 from stagekit.errors import BundleError, GraphError
 from stagekit.graph import Graph, TensorSpec
-from stagekit.quant.unasked import exact_products
+from stagekit.quant.unasked import ask_for_exact_products
 
 TOLERANCE = 1e-5
 """Largest relative error that a float32 chain may have."""
@@ -132,8 +132,7 @@ def run_file(path: Path, inputs: list[Array], where: str = "") -> dict[str, Arra
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for entry in exact_products().items():
-        options.add_session_config_entry(*entry)
+    ask_for_exact_products(options)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feeds = dict(zip([i.name for i in session.get_inputs()], inputs, strict=True))

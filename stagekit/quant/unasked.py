@@ -1,5 +1,7 @@
 """What ONNX Runtime does with integers unless it is told not to."""
 
+from typing import Any
+
 from stagekit.cpu import adds_pairs_in_16_bits
 
 ONNXRUNTIME_OPTIMISERS = ("WeightBiasQuantization",)
@@ -7,11 +9,15 @@ ONNXRUNTIME_OPTIMISERS = ("WeightBiasQuantization",)
 in floats between integers."""
 
 
-def exact_products() -> dict[str, str]:
-    """Configuration entries for sessions on integers that are to be exact here.
+def ask_for_exact_products(options: Any) -> None:
+    """Makes sessions on integers exact on this processor.
 
-    x86 processors without VNNI saturate sums of two products of bytes in 16 bits; with this entry they take kernels
-    that do not and are a third slower. Weights of 7 bits do without it. On processors with AMX it would take their
-    matrix units from the products, which are exact there, and a product lasts five to nine times as long.
+    x86 processors without VNNI saturate sums of two products of bytes in 16 bits; told so, they take kernels that do
+    not and are a third slower. Weights of 7 bits do without it. On processors with AMX, which are exact, it would take
+    the matrix units from the products, and a product would last five to nine times as long.
+
+    Args:
+        options: ``onnxruntime.SessionOptions``.
     """
-    return {"session.x64quantprecision": "1"} if adds_pairs_in_16_bits() else {}
+    if adds_pairs_in_16_bits():
+        options.add_session_config_entry("session.x64quantprecision", "1")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stagekit.quant.unasked import exact_products
+from stagekit.quant.unasked import ask_for_exact_products
 from stagekit_fixedpoint import program as p
 from stagekit_fixedpoint import reference
 from stagekit_fixedpoint.arithmetic import Format, Requantize, Rescale
@@ -205,8 +205,7 @@ def _products(matrices: list[Array]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    for entry in exact_products().items():
-        options.add_session_config_entry(*entry)
+    ask_for_exact_products(options)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -21,7 +21,7 @@ from stagekit.cpu import instruction_sets, usable_cores
 from stagekit.errors import CompileError, EngineError, TargetUnavailable, UsageError
 from stagekit.graph.spec import BATCH, BLOCKED, TensorSpec
 from stagekit.quant.scheme import SCHEME_OPTIONS, scheme_of
-from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS, exact_products
+from stagekit.quant.unasked import ONNXRUNTIME_OPTIMISERS, ask_for_exact_products
 from stagekit.target import Availability, EngineBlob, Option, Profile, Progress, Unsupported
 from stagekit.vendors import vendor_module
 from stagekit.versions import first_version
@@ -197,8 +197,7 @@ def _session_options(vendor: ModuleType, profile: Profile) -> Any:
         options.add_session_config_entry("session.intra_op_thread_affinities", pinning)
     options.add_session_config_entry("session.use_env_allocators", "1")
     if not scheme_of(profile).weight.bits:
-        for entry in exact_products().items():
-            options.add_session_config_entry(*entry)
+        ask_for_exact_products(options)
     _share_arena(vendor)
     options.log_severity_level = 4  # what goes wrong is raised, and stderr is the caller's
     return options
