@@ -11,7 +11,7 @@ from stagekit_onnxruntime.target import pinned
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no threads to cores")
 
 THREADS = """
-import os, sys
+import os, sys, time
 import numpy as np, onnx, onnxruntime
 from onnx import helper, TensorProto
 from stagekit.target import Profile
@@ -22,7 +22,13 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir
 options = _session_options(onnxruntime, Profile("p", "onnxruntime"))
 session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 session.run(None, {"x": np.ones((64, 64), np.float32)})
-print([sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")])
+cores, end = sorted(os.sched_getaffinity(0))[1:], time.monotonic() + 30
+while True:  # a thread of the pool pins itself when it is first scheduled
+    found = [sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")]
+    if all([core] in found for core in cores) or time.monotonic() > end:
+        break
+    time.sleep(0.01)
+print(found)
 """
 
 
