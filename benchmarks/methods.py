@@ -184,11 +184,12 @@ class Matrix:
         """At equal time, as many steps as take the processor as long as ``spm`` took it."""
         if cell.setting == "long":
             return LONG * self.iterations
-        if cell.setting != "equal-time":
+        needed = cell.timed_by()
+        if not needed:
             return self.iterations
-        spm, own = (self.row(Cell(cell.task, cell.backbone, method, seed=cell.seed)) for method in ("spm", cell.method))
+        spm, own = (self.row(one) for one in needed)
         if not spm or not own:
-            raise click.ClickException(f"{cell.name} needs the headline runs of 'spm' and '{cell.method}'")
+            raise click.ClickException(f"{cell.name} needs {' and '.join(one.name for one in needed)}")
         available = float(spm["cpu_seconds"]) - float(own["caching_cpu_seconds"])
         return max(round(float(own["steps"]) * available / float(own["cpu_seconds"])), 21)
 

@@ -256,7 +256,7 @@ def work(rows: Sequence[Row]) -> str:
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "headline": methods_table("headline"),
     "equal-time": methods_table("equal-time"),
-    "long": methods_table("long"),
+    "long": methods_table("long", "equal-long-time"),
     "layer-decay": methods_table("layer-decay"),
     "several": methods_table("several"),
     "ablations": ablations,

@@ -25,10 +25,13 @@ def test_no_cell_is_planned_twice() -> None:
 
 def test_cells_at_equal_time_come_after_the_runs_that_they_are_measured_by() -> None:
     cells = list(plan())
-    for position, cell in enumerate(cells):
-        if cell.setting == "equal-time":
-            for method in ("spm", cell.method):
-                assert cells.index(Cell(cell.task, cell.backbone, method, seed=cell.seed)) < position
+    timed = [(position, cell.timed_by() or ()) for position, cell in enumerate(cells)]
+    assert any(needed for _, needed in timed)
+    assert all(cells.index(one) < position for position, needed in timed for one in needed)
+    assert Cell("brain", VIT, "head", "equal-long-time", 1).timed_by() == (
+        Cell("brain", VIT, "spm", "long", 1),
+        Cell("brain", VIT, "head", "headline", 1),
+    )
 
 
 def test_every_cell_has_a_valid_recipe(tmp_path: Path) -> None:
