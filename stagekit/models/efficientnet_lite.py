@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stagekit.models.backbone import BoundaryInfo, Preprocessing, Unit
+from stagekit.models.dilated import DilatedConv2d
 from stagekit.models.weights import Rename, rename
 
 STEM_CHANNELS = 32
@@ -33,7 +34,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
     return total // 2, total - total // 2
 
 
-class SameConv2d(nn.Conv2d):
+class SameConv2d(DilatedConv2d):
     """A convolution without bias under SAME padding; an explicit Pad appears only where the padding is lopsided."""
 
     def __init__(
@@ -41,7 +42,7 @@ class SameConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, dilation=dilation, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         kernel, stride, dilation = self.kernel_size[0], self.stride[0], self.dilation[0]
         if stride == 1:  # symmetric whatever the size, which need not be read (a tracer would record that)
             return F.conv2d(x, self.weight, None, 1, dilation * (kernel - 1) // 2, dilation, self.groups)

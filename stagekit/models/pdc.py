@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stagekit.errors import UsageError
+from stagekit.models.dilated import DilatedConv2d
 
 PDCMode = Literal["pyramid", "single"]
 
@@ -39,7 +40,7 @@ class PDC(nn.Module):
             return
         self.group = _group_width(width, len(dilations))
         self.branches = nn.ModuleList(
-            nn.Conv2d(self.group, self.group, 3, padding=rate, dilation=rate) for rate in dilations
+            DilatedConv2d(self.group, self.group, 3, padding=rate, dilation=rate) for rate in dilations
         )
         self.fuse = nn.Conv2d(width, width, 1)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from stagekit.cpu import usable_cores
 from stagekit.data.dataset import Dataset
 from stagekit.data.geometry import Geometry, Resize
 from stagekit.data.images import Pixels
@@ -126,14 +127,14 @@ class Batches(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 def load(batches: Batches, start: int, end: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches ``start`` to ``end`` - 1, loaded ahead by ``workers`` processes (in this one if 0)."""
+    """Batches ``start`` to ``end`` - 1, loaded ahead by ``workers`` processes, one a core at most; in this one if 0."""
     # A generator of its own: otherwise each iterator takes a number from torch's global one, and a resumed run,
     # which makes one iterator more, would differ from an uninterrupted one.
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, end),
-        num_workers=workers,
+        num_workers=min(workers, usable_cores()),
         generator=torch.Generator(),
         worker_init_fn=_leave_interrupts_to_the_loop,
     )

@@ -68,6 +68,15 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _batches_that_can_be_normalised(self) -> Recipe:
+        if self.head.kind == "ppm" and self.train.batch == 1:
+            raise ValueError(
+                "train.batch: the head ppm normalises maps pooled to a single pixel, over two frames at least; "
+                "use a batch of 2 (train.accumulate does not help)"
+            )
+        return self
+
     def portable(self) -> dict[str, Any]:
         """All choices as JSON, with files by name alone: what a manifest may say."""
         stated = self.model_dump(mode="json")

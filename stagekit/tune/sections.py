@@ -202,7 +202,7 @@ class TrainSection(Section):
         cache: ``auto`` caches features before the first prompt while no augmentation changes them; a number
             precomputes so many augmented variants of every image and caches theirs; ``off`` neither.
         cache_megabytes: what the cache may take in memory.
-        workers: processes that load and augment.
+        workers: processes that load and augment, no more than there are cores.
         device: ``auto`` takes CUDA where there is one.
     """
 

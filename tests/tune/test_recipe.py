@@ -73,6 +73,7 @@ def test_all_problems_are_listed_with_the_nearest_known_key(file: Path) -> None:
             "leaves train.augment.crop no windows",
         ),
         ({"data": {"folder": "water", "resize": "letterbox"}, "evaluate": {"mode": "slide"}}, "no windows to cut"),
+        ({"head": {"kind": "ppm"}, "train": {"batch": 1, "accumulate": 4}}, "over two frames at least"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
