@@ -27,7 +27,6 @@ from methods_report import render
 
 from stagekit.data.dataset import Dataset
 from stagekit.data.layouts import open_dataset
-from stagekit.data.whole import write_whole
 from stagekit.models.counts import macs, parameters
 from stagekit.models.heads import LightHead
 from stagekit.models.prompted import PromptedNetwork
@@ -41,6 +40,7 @@ from stagekit.tune.recipe import Recipe
 from stagekit.tune.schedule import class_weights
 from stagekit.tune.score import score
 from stagekit.tune.tune import create_source
+from stagekit.whole import write_whole
 
 Row = dict[str, Any]
 Say = Callable[[str], None]

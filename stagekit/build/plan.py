@@ -23,11 +23,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from stagekit.build.engines import Builder
 from stagekit.bundle import Boundary, PlannedBoundary, PlannedForm
-from stagekit.data.whole import write_whole
 from stagekit.graph import Graph, TensorSpec
 from stagekit.runtime.lanes import Run, direct
 from stagekit.store.key import canonical
 from stagekit.target import Buffer, HostBuffer
+from stagekit.whole import write_whole
 
 Form = tuple[TensorSpec, ...]
 Stage = tuple[str, Graph]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from stagekit.bundle.manifest import GraphEntry, Manifest, StagesManifest
-from stagekit.data.whole import write_whole
 from stagekit.errors import BundleError, GraphError, StagekitError
+from stagekit.whole import write_whole
 
 if TYPE_CHECKING:
     from stagekit.graph import Graph

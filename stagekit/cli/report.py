@@ -96,7 +96,7 @@ def parse_share(text: str | None) -> float | None:
 
 def _write(read: list[tuple[Result, Path]], output: Path, title: str) -> None:
     from stagekit.bench.report import markdown, write_csv, write_page
-    from stagekit.data.whole import write_whole
+    from stagekit.whole import write_whole
 
     given = [result for result, _ in read]
     if output.suffix == ".html":

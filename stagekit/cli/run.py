@@ -131,7 +131,7 @@ def _write(
 
     from stagekit.data.images import write_image, write_mask
     from stagekit.data.overlay import overlay as blend
-    from stagekit.data.whole import write_whole
+    from stagekit.whole import write_whole
 
     facts = session.tasks[task]
     if facts.output == "logits":

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stagekit.data.palette import IGNORE, VOID, Color, Palette, check_palette
-from stagekit.data.whole import write_whole
 from stagekit.errors import ImageError, StagekitError
+from stagekit.whole import write_whole
 
 Pixels = NDArray[np.uint8]
 

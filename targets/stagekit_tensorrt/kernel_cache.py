@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stagekit.data.whole import write_whole
+from stagekit.whole import write_whole
 
 
 class KernelCache:

@@ -11,7 +11,7 @@ from stagekit.bench.compare import warnings
 from stagekit.bench.report.cells import Cell
 from stagekit.bench.report.tables import tables
 from stagekit.bench.results import Figure, Result
-from stagekit.data.whole import write_whole
+from stagekit.whole import write_whole
 
 
 def markdown(results: Sequence[Result]) -> str:

@@ -14,8 +14,8 @@ from stagekit.bench.report.figures import charts
 from stagekit.bench.report.gallery import galleries
 from stagekit.bench.report.tables import tables
 from stagekit.bench.results import Result
-from stagekit.data.whole import write_whole
 from stagekit.errors import TargetUnavailable, UsageError
+from stagekit.whole import write_whole
 
 HERE = Path(__file__).parent
 

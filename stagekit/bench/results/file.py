@@ -12,8 +12,8 @@ from stagekit.bench.results.circumstances import DeployFacts, DeviceFacts, Memor
 from stagekit.bench.results.figures import ScenarioResult
 from stagekit.bench.results.tasks import Accuracy, BaselineRow, Picture, ScalingRow
 from stagekit.bundle.manifest import Record
-from stagekit.data.whole import write_whole
 from stagekit.errors import ArtefactError
+from stagekit.whole import write_whole
 
 SCHEMA = 1
 
