@@ -83,7 +83,7 @@ def check_task(task: Path, manifest: TaskManifest, backbone: str, boundaries: Ma
         raise BundleError(
             f"this task was made for the backbone {manifest.backbone[:16]}, the stages are of {backbone[:16]}",
             where=task,
-            remedy="use the stages it was tuned on, or tune it again on these",
+            remedy="use those it was tuned on (stagekit partition RECIPE.toml), or tune it again on these",
         )
     for name in [*(p.boundary for p in manifest.prompts), *manifest.head.reads]:
         if name not in boundaries:

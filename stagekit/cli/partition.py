@@ -23,6 +23,7 @@ from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
     from stagekit.bundle import StagesManifest
+    from stagekit.partition.from_torch import Exporter
 
 
 @click.command()
@@ -66,11 +67,12 @@ def command(
     std: str | None,
     as_json: bool,
 ) -> None:
-    """Cut MODEL into frozen stages: a built-in backbone by name, or any ONNX file.
+    """Cut MODEL into frozen stages: a built-in backbone by name, any ONNX file, or what a recipe tunes tasks on.
 
     \b
     Examples:
       stagekit partition resnet50 --weights w.safetensors --input 512x512
+      stagekit partition recipe.toml -o x.stages
       stagekit partition any.onnx --list
       stagekit partition any.onnx --stages 4 -o any.stages
       stagekit partition any.onnx --at relu_17 --at add_30,mask --until relu_48 \\
@@ -81,7 +83,17 @@ def command(
     from stagekit.partition.partition import partition_backbone
 
     frame = parse_size(size)
-    if model.endswith(".onnx"):
+    torch_exporter: Exporter = "dynamo" if exporter == "dynamo" else "torchscript"
+    if not model.endswith(".onnx") and (stages or at or until or list_places or mean or std):
+        raise UsageError("--stages, --at, --until, --list, --mean and --std are for ONNX files", where=model)
+    if model.endswith(".toml"):
+        if weights or size or output_stride or cuts or seed:
+            raise UsageError("a recipe says which weights, size, stride and cuts its backbone has", where=model)
+        from stagekit.tune.stages import partition_recipe
+
+        with progress() as tell:
+            manifest = partition_recipe(Path(model), output, exporter=torch_exporter, progress=tell)
+    elif model.endswith(".onnx"):
         if weights or output_stride or cuts:
             raise UsageError("--weights, --output-stride and --cut are for built-in backbones", where=model)
         if list_places:
@@ -105,8 +117,6 @@ def command(
                 " and tasks can be tuned on it"
             )
     else:
-        if stages or at or until or list_places or mean or std:
-            raise UsageError("--stages, --at, --until, --list, --mean and --std are for ONNX files", where=model)
         path = _weights(model, weights)
         with progress() as tell:
             manifest = partition_backbone(
@@ -116,7 +126,7 @@ def command(
                 size=frame,
                 output_stride=output_stride,
                 cuts=cuts or None,
-                exporter="dynamo" if exporter == "dynamo" else "torchscript",
+                exporter=torch_exporter,
                 seed=seed,
                 progress=tell,
             )

@@ -38,7 +38,7 @@ def create_backbone(section: BackboneSection, method: MethodSection, seed: int) 
         size=section.size,
         output_stride=section.output_stride,
         cuts=section.cuts,
-        weights=None if method.kind == "scratch" else _weights(section),
+        weights=None if method.kind == "scratch" else weights_of(section),
         seed=seed,
     )
 
@@ -70,7 +70,12 @@ def create_network(recipe: Recipe, backbone: Backbone, classes: int, prior: Tens
     return network.hold_statistics() if recipe.method.kind == "full" else network
 
 
-def _weights(section: BackboneSection) -> Path:
+def weights_of(section: BackboneSection) -> Path:
+    """The file of an architecture's weights.
+
+    Raises:
+        UsageError: no installed package carries them.
+    """
     if section.weights != "packaged":
         return Path(section.weights)
     assert section.name is not None
