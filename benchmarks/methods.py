@@ -25,6 +25,7 @@ import torch
 from methods_plan import ITERATIONS, LONG, Cell, grid, plan, recipe
 from methods_report import render
 
+from stagekit.cpu import instruction_sets
 from stagekit.data.dataset import Dataset
 from stagekit.data.layouts import open_dataset
 from stagekit.models.counts import macs, parameters
@@ -98,6 +99,7 @@ class Matrix:
             "rates": rates,
             "iterations": stated.train.iterations,
             "precision": str(precision_of(stated.train, torch.device("cpu"))),
+            "processor": instruction_sets(),
             "run": run,
             **spent,
             **sizes(network, stated),

@@ -165,13 +165,18 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def ablations(rows: Sequence[Row]) -> str:
-    """A line for each setting, beside the headline's run of the same seeds, which saw the same batches."""
-    found = scored(rows, "headline", *ABLATIONS)
+    """A line for each setting, beside the headline's run of the same seed, on the same batches and processor."""
+    found = scored(rows, "headline", "repeat", *ABLATIONS)
+
+    def runs(*settings: str) -> dict[tuple[int, str], Row]:
+        chosen = [row for setting in settings for row in found.get(("brain", "vit_s14", setting, "spm"), [])]
+        return {(row["seed"], row.get("processor", "")): row for row in chosen}
+
+    base = runs("headline", "repeat")
     lines = []
     for setting in ("headline", *ABLATIONS):
-        some = {row["seed"]: row for row in found.get(("brain", "vit_s14", setting, "spm"), [])}
-        base = {row["seed"]: row for row in found.get(("brain", "vit_s14", "headline", "spm"), [])}
-        pairs = [100 * (some[seed]["miou"] - base[seed]["miou"]) for seed in sorted(some.keys() & base.keys())]
+        some = base if setting == "headline" else runs(setting)
+        pairs = [100 * (some[key]["miou"] - base[key]["miou"]) for key in sorted(some.keys() & base.keys())]
         if not pairs:
             continue
         first = next(iter(some.values()))

@@ -69,13 +69,17 @@ def test_a_difference_of_means_has_its_standard_error_and_both_numbers() -> None
     assert difference([0.4], []) == "-"
 
 
-def test_ablations_are_compared_with_the_same_seeds() -> None:
+def test_ablations_are_compared_with_the_same_seeds_on_the_same_processor() -> None:
     row = {"task": "brain", "backbone": VIT, "method": "spm", "val_miou": 0.5, "parameters": 1000, "macs_share": 0.1}
     row |= {"recipe": {"method": {"prompts": ["stem"]}}}
     rows = [row | {"setting": "headline", "seed": seed, "miou": 0.5 + seed / 100} for seed in range(3)]
     rows += [row | {"setting": "prompts-1", "seed": seed, "miou": 0.48 + seed / 100} for seed in (1, 2)]
+    other = row | {"processor": "aarch64", "seed": 1}
+    rows += [other | {"setting": "repeat", "miou": 0.40}, other | {"setting": "additive", "miou": 0.43}]
     (line,) = (line for line in TABLES["ablations"](rows).splitlines() if line.startswith("| prompts-1"))
     assert line.split(" | ")[2:5] == ["49.5 ± 0.5", "-2.0 ± 0.0", "2"]
+    (line,) = (line for line in TABLES["ablations"](rows).splitlines() if line.startswith("| additive"))
+    assert line.split(" | ")[2:5] == ["43.0", "+3.0", "1"]
 
 
 def test_rendering_replaces_tables_and_nothing_else(tmp_path: Path) -> None:
