@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,20 +86,25 @@ def save(
     temporary.replace(path)
 
 
+def progress_in(path: Path) -> Progressed:
+    """Where the run of a checkpoint stands.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
+    with _opened(path) as file:
+        return _progressed(file)
+
+
 def load(path: Path, network: PromptedNetwork, optimizer: Optimizer | None = None) -> Progressed:
     """Restores what :func:`save` wrote.
 
     Raises:
         BundleError: the file is missing, damaged or another network's.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            progressed = Progressed(**json.loads((file.metadata() or {})["progressed"]))
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"not a readable checkpoint ({error})", where=path, remedy="tune again without --resume"
-        ) from error
+    with _opened(path) as file:
+        progressed = _progressed(file)
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     load_tuned(network, _part(tensors, "network."))
     if optimizer is not None:
         state: dict[int, dict[str, Any]] = {}
@@ -110,6 +116,21 @@ def load(path: Path, network: PromptedNetwork, optimizer: Optimizer | None = Non
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
     return progressed
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"not a readable checkpoint ({error})", where=path, remedy="delete it, and tune again without --resume"
+        ) from error
+
+
+def _progressed(file: Any) -> Progressed:
+    return Progressed(**json.loads((file.metadata() or {})["progressed"]))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

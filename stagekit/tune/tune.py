@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stagekit.bundle import check_writable
 from stagekit.bundle.manifest import ClassEntry, Metric, TaskManifest, ThroughEntry
 from stagekit.data.dataset import Dataset, refuse
 from stagekit.data.layouts import open_dataset
-from stagekit.errors import VerificationFailed
+from stagekit.errors import UsageError, VerificationFailed
 from stagekit.models.backbone import Backbone
 from stagekit.models.counts import parameters
 from stagekit.models.prompted import PromptedNetwork
@@ -24,9 +25,9 @@ from stagekit.target import Progress, silent
 from stagekit.tune.augment import Augment
 from stagekit.tune.batches import Batches, Fit, Images, load
 from stagekit.tune.bundled import identity
-from stagekit.tune.checkpoint import Progressed
+from stagekit.tune.checkpoint import Progressed, progress_in
 from stagekit.tune.features import cache_features, variants_to_cache
-from stagekit.tune.loop import Input, Source, Watch, learn
+from stagekit.tune.loop import LAST, Input, Source, Watch, learn
 from stagekit.tune.network import create_backbone, create_network
 from stagekit.tune.predict import predictor
 from stagekit.tune.recipe import Recipe
@@ -59,11 +60,14 @@ def tune(
         backbone: instead of the one that the recipe names, for architectures that are not registered.
 
     Raises:
-        UsageError, WeightsError: the recipe does not fit.
+        UsageError, WeightsError: the recipe does not fit, or ``output`` is called otherwise.
+        UsageError: a run of this recipe stopped half-way, and it is not resumed.
+        BundleError, StagekitError: something else is called ``output``, or nothing can be written there.
         DatasetError: lists all that is wrong with the data.
         VerificationFailed: the frozen backbone is not what it was.
         KeyboardInterrupt: after SIGINT, once a checkpoint is written.
     """
+    _check_output(recipe, output, resume)
     progress("checking the data set")
     dataset = open_dataset(recipe.data.kind, recipe.data.folder)
     _check_splits(recipe, dataset)
@@ -212,6 +216,25 @@ def _write(
         },
         progress=progress,
     )
+
+
+def _check_output(recipe: Recipe, output: Path, resume: bool) -> None:
+    """Asks before learning whether its result may be written, and whether an earlier run would be lost."""
+    if output.suffix != ".task":
+        raise UsageError("a task is called X.task, since X.tuning and X.stages stand beside it", where=output)
+    check_writable(output, "task")
+    if not recipe.method.frozen:
+        check_writable(output.with_suffix(".stages"), "stages")
+    last = output.with_suffix(".tuning") / LAST
+    if resume or output.exists() or not last.is_file():
+        return
+    at = progress_in(last)
+    if at.recipe == recipe.digest() and at.steps < recipe.train.iterations:
+        raise UsageError(
+            f"this recipe's run stopped at step {at.steps} of {recipe.train.iterations}",
+            where=last.parent,
+            remedy="--resume goes on with it; delete the folder to begin anew",
+        )
 
 
 def _check_splits(recipe: Recipe, dataset: Dataset) -> None:

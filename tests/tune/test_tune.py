@@ -11,7 +11,7 @@ import torch
 
 from stagekit.bundle import StagesManifest, TaskManifest, read_graph, read_manifest
 from stagekit.data.folder import Folder
-from stagekit.errors import DatasetError, VerificationFailed
+from stagekit.errors import DatasetError, StagekitError, UsageError, VerificationFailed
 from stagekit.models.backbone import Backbone
 from stagekit.models.identity import backbone_id
 from stagekit.tune.loop import Status
@@ -74,6 +74,42 @@ def test_data_is_checked_before_anything_is_learned(
     with pytest.raises(DatasetError, match="2 problems"):
         tune(recipe(), tmp_path / "x.task", backbone=backbone)
     assert not (tmp_path / "x.tuning").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "in_the_way", "message"),
+    [
+        ("x.stages", "spm", "", "called X.task"),
+        ("x.task", "spm", "x.task", "will not be overwritten"),
+        ("x.task", "full", "x.stages", "will not be overwritten"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_learned(
+    name: str, kind: str, in_the_way: str, message: str, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    if in_the_way:
+        (tmp_path / in_the_way).mkdir()
+        (tmp_path / in_the_way / "mine").touch()
+    with pytest.raises(StagekitError, match=message):
+        tune(recipe(method={"kind": kind}), tmp_path / name)
+    assert not (tmp_path / "x.tuning").exists()
+
+
+def test_a_run_that_stopped_half_way_is_not_begun_anew_by_accident(
+    new_backbone: Callable[[], Backbone], recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    def stop(status: Status) -> None:
+        if status.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe(), tmp_path / "x.task", backbone=new_backbone(), watch=stop)
+    before = (tmp_path / "x.tuning" / "last.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="stopped at step 2 of 6"):
+        tune(recipe(), tmp_path / "x.task", backbone=new_backbone())
+    assert (tmp_path / "x.tuning" / "last.safetensors").read_bytes() == before
+    tune(recipe(), tmp_path / "x.task", backbone=new_backbone(), resume=True)
+    tune(recipe(), tmp_path / "x.task", backbone=new_backbone())  # a finished one may be
 
 
 def test_a_split_that_is_missing_is_told_before_anything_is_learned(
