@@ -50,7 +50,7 @@ PATH = click.Path(path_type=Path)
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "examples" / "pictures" / "landcover" / "images"
 VIT_RECIPE = ROOT / "examples" / "brain_vit.toml"
-CPU = ("ort-f32", "ort-int8", "ov-f32", "ov-bf16", "ov-int8")
+CPU = ("ort-f32", "ort-int8", "ov-f32", "ov-bf16", "ov-int8", "ov-int8-bf16")
 EMULATED = ("dpu-b4096-zcu104", "hls-16-6")
 FRAME = (224, 224)
 EQUALISED = ("dpu-b4096-zcu104", "dpu-b4096-zcu104-wide")
