@@ -192,6 +192,8 @@ class Matrix:
         spm, own = (self.row(one) for one in needed)
         if not spm or not own:
             raise click.ClickException(f"{cell.name} needs {' and '.join(one.name for one in needed)}")
+        if spm.get("processor") != own.get("processor"):
+            raise click.ClickException(f"{cell.name}: {' and '.join(one.name for one in needed)} ran on two processors")
         available = float(spm["cpu_seconds"]) - float(own["caching_cpu_seconds"])
         return max(round(float(own["steps"]) * available / float(own["cpu_seconds"])), 21)
 

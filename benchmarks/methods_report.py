@@ -262,7 +262,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "headline": methods_table("headline"),
     "equal-time": methods_table("equal-time"),
     "long": methods_table("long", "equal-long-time"),
-    "layer-decay": methods_table("layer-decay"),
+    "layer-decay": methods_table("layer-decay", "layer-decay-low"),
     "several": methods_table("several"),
     "ablations": ablations,
     "gaps": gaps_table("headline"),
