@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import click
 from device_page import drawn, figure, percent, plain, timed
+from methods_report import NAMES, scored, summary
 from place import place_of
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +27,12 @@ def main(check: bool) -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
     wanted = text
-    for name, content in (("headline", headline()), ("sharing", sharing()), ("measured", tables())):
+    for name, content in (
+        ("headline", headline()),
+        ("sharing", sharing()),
+        ("methods", methods()),
+        ("measured", tables()),
+    ):
         wanted = placed(wanted, name, content)
     if check:
         if wanted != text:
@@ -89,6 +96,24 @@ def sharing() -> str:
                 f"| {row['model'].partition('-')[0]}, {where} | {row['speedup']:.2f} x as fast |"
                 f" {row['rss_mb']:.0f} | {row['rss_uncut_mb']:.0f} | {row['add_seconds']} s |"
             )
+    return "\n".join(lines)
+
+
+def methods() -> str:
+    """What prompts are worth: test scores of the headline's runs, full tuning with the better of its two ways."""
+    cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "methods").glob("*.json"))]
+    found = scored(cells, "headline", "layer-decay")
+    lines = [
+        "| task, backbone | head alone | SPMs and head | full tuning | MB a task: SPMs and head, full |",
+        "|---|---|---|---|---|",
+    ]
+    for task, backbone in sorted({(task, backbone) for task, backbone, *_ in found}):
+        head, spm, full = (found[task, backbone, "headline", method] for method in ("head", "spm", "full"))
+        ways = full, found.get((task, backbone, "layer-decay", "full"), full)
+        best = max(ways, key=lambda some: mean(row["val_miou"] for row in some))
+        scores = " | ".join(summary([row["miou"] for row in some]) for some in (head, spm, best))
+        sizes = f"{spm[0]['megabytes']:.1f}, {best[0]['megabytes']:.0f}"
+        lines.append(f"| {task}, {NAMES[backbone]} | {scores} | {sizes} |")
     return "\n".join(lines)
 
 
