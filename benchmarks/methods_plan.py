@@ -123,7 +123,7 @@ def plan() -> Iterator[Cell]:
         for task, backbone in pairs:
             yield from (Cell(task, backbone, method, seed=seed) for seed in seeds for method in methods)
         yield from (Cell(*pairs[0], method, "long", seed) for seed in seeds for method in methods)
-    # Three seeds left spm's lead just under two standard errors on the last pair, and fell close together on the first.
+    # Three seeds left spm's lead under two standard errors on the last pair; on the first they differ by processor.
     for pair in (pairs[-1], pairs[0]):
         yield from (Cell(*pair, method, seed=seed) for seed in (3, 4) for method in UNSETTLED)
     yield from (Cell(*pairs[0], "spm", "repeat", seed) for seed in (1, 2))
@@ -134,7 +134,7 @@ def plan() -> Iterator[Cell]:
             for method in ("head", "head-wide", "full")
             for seed in range(3)
         )
-    # Beside `spm` in three times the steps, whose lead grows with them.
+    # In the time of `spm`'s long runs.
     yield from (
         Cell(*pairs[0], method, "equal-long-time", seed) for method in ("head", "head-wide") for seed in range(3)
     )

@@ -27,6 +27,9 @@ VERBS = {
 }
 """Each verb with its line in ``stagekit --help``; the verb's module is imported when it runs."""
 
+EXTRAS = {"partition": "torch", "tune": "tune", "bench": "bench", "report": "bench"}
+"""What to install for a verb that needs more than the package alone brings."""
+
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 target unavailable, 4 bad artefact, 5 verification failed."
 
 
@@ -88,7 +91,7 @@ def main(args: Sequence[str] | None = None) -> None:
         # What stops containers and services is obeyed like Ctrl-C: verbs then end in order.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code: Any = stagekit.main(given, prog_name="stagekit", standalone_mode=False)
+        code = _run(given)
     except StagekitError as error:
         _report(error.as_dict(), str(error), "--json" in given)
         sys.exit(error.exit_code)
@@ -110,6 +113,20 @@ def main(args: Sequence[str] | None = None) -> None:
         _report({"error": type(error).__name__, "what": what, "exit_code": 1}, what, "--json" in given)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(given: list[str]) -> Any:
+    """What a verb returns; a package that it needs and does not find is a usage error that says what to install."""
+    try:
+        return stagekit.main(given, prog_name="stagekit", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        from stagekit.errors import UsageError
+
+        verb = given[0] if given else ""
+        if verb not in EXTRAS:
+            raise
+        remedy = f"pip install 'stagekit[{EXTRAS[verb]}]'"
+        raise UsageError(f"this verb needs the package {error.name}", where=verb, remedy=remedy) from error
 
 
 def _of_the_system(error: OSError | MemoryError) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import click
 
 from stagekit.cli.console import PATH, emit, json_option, megabytes, note, stoppable, table
-from stagekit.errors import UsageError
 
 if TYPE_CHECKING:
     from stagekit.bundle.manifest import TaskManifest
@@ -50,13 +49,8 @@ def command(
         --set train.iterations=50 --set method.kind=head
       stagekit tune examples/sea.toml --through land.calib -o sea.task
     """
-    try:
-        from stagekit.tune.recipe_file import read_recipe
-        from stagekit.tune.tune import tune
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"tuning needs the package {error.name}", where="tune", remedy="pip install 'stagekit[tune]'"
-        ) from error
+    from stagekit.tune.recipe_file import read_recipe
+    from stagekit.tune.tune import tune
 
     record = () if through is None else (f"through.record={json.dumps(str(through.absolute()))}",)
     chosen = read_recipe(recipe, (*overrides, *record), data)

@@ -18,6 +18,19 @@ from stagekit.store.record import SIDECAR
 Run = Callable[..., Any]
 
 
+@pytest.mark.parametrize(
+    ("verb", "missing", "extra"), [("partition", "torch", "torch"), ("tune", "torch", "tune"), ("tune", "cv2", "tune")]
+)
+def test_a_missing_package_is_named_with_what_to_install(
+    fresh_stagekit: Run, verb: str, missing: str, extra: str
+) -> None:
+    done = fresh_stagekit(verb, "lite0", block=(missing,))
+    assert done.code == 2
+    assert f"needs the package {missing}" in done.err
+    assert f"pip install 'stagekit[{extra}]'" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_a_damaged_store_is_one_json_document_with_exit_code_5(deployment: Path, stagekit: Run, store: Path) -> None:
     damaged = next(file for file in store.glob("objects/*/*/*") if file.name != SIDECAR)
     damaged.write_bytes(damaged.read_bytes() + b"more")
