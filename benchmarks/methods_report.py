@@ -37,13 +37,18 @@ def render(results: Path, page: Path) -> None:
     Raises:
         KeyError: the page asks for a table that there is not.
     """
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    rows = read_rows(results)
 
     def block(found: re.Match[str]) -> str:
         return f"<!-- table {found[1]} -->\n{TABLES[found[1]](rows)}\n<!-- end -->"
 
     text = re.sub(r"<!-- table (\S+) -->\n.*?<!-- end -->", block, page.read_text(encoding="utf-8"), flags=re.DOTALL)
     page.write_text(text, encoding="utf-8")
+
+
+def read_rows(results: Path) -> list[Row]:
+    """Every cell of a folder, by the name of its file."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
 
 
 def summary(values: Sequence[float]) -> str:

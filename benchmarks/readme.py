@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 from device_page import drawn, figure, percent, plain, timed
-from methods_report import NAMES, scored, summary
+from methods_report import NAMES, read_rows, scored, summary
 from place import place_of
 
 ROOT = Path(__file__).parent.parent
@@ -101,8 +101,7 @@ def sharing() -> str:
 
 def methods() -> str:
     """What prompts are worth: test scores of the headline's runs, full tuning with the better of its two ways."""
-    cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "methods").glob("*.json"))]
-    found = scored(cells, "headline", "layer-decay")
+    found = scored(read_rows(RESULTS / "methods"), "headline", "layer-decay")
     lines = [
         "| task, backbone | head alone | SPMs and head | full tuning | MB a task: SPMs and head, full |",
         "|---|---|---|---|---|",

@@ -27,8 +27,8 @@ VERBS = {
 }
 """Each verb with its line in ``stagekit --help``; the verb's module is imported when it runs."""
 
-EXTRAS = {"partition": "torch", "tune": "tune", "bench": "bench", "report": "bench"}
-"""What to install for a verb that needs more than the package alone brings."""
+EXTRAS = {"partition": "torch", "tune": "tune"}
+"""What to install for a verb that does nothing without it; targets, LoadGen and reports say so themselves."""
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 target unavailable, 4 bad artefact, 5 verification failed."
 

@@ -136,13 +136,9 @@ def command(
 
 def _weights(model: str, weights: str | None) -> Path | None:
     if weights == "packaged":
-        from stagekit.models.registry import find
-        from stagekit.models.weights import find_packaged_weights
+        from stagekit.models.registry import packaged_weights
 
-        found = find_packaged_weights(find(model).name)
-        if found is None:
-            raise UsageError(f"no installed package carries weights of {model}", where="--weights")
-        return found
+        return packaged_weights(model, "--weights")
     if weights is None:
         note("warning: no --weights given; the parameters are random and good for timing only")
         return None

